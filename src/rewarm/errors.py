@@ -26,9 +26,13 @@ class UserError(Exception):
         super().__init__(self.render())
 
     def render(self) -> str:
-        lines = [self.where, *self.what.splitlines()] if self.where else self.what.splitlines()
-        lines += self.fix.splitlines() if self.fix else []
-        return "\n  ".join(lines)
+        """The message as it is printed: where on the first line, then what and what to do, indented."""
+        head = f"{self.where}\n{_indented(self.what)}" if self.where else self.what
+        return f"{head}\n{_indented(self.fix)}" if self.fix else head
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 class MachineError(UserError):

@@ -5,6 +5,7 @@ A second Ctrl-C stops at once. Without `install` (a library user, a test) the fl
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -23,6 +24,7 @@ def _ask(number: int, frame: FrameType | None) -> None:
     if _asked and number == signal.SIGINT:
         raise KeyboardInterrupt
     _asked.append(signal.Signals(number).name)
+    os.write(2, b"\nstopping at the next safe point; Ctrl-C again stops at once\n")  # a handler may not use buffered output
 
 
 def request_stop(reason: str) -> None:
