@@ -106,9 +106,7 @@ def evaluate(
     stride: Annotated[int, typer.Option("--stride", help="characters a later window moves on")] = 2048,
     prefix: Annotated[str, typer.Option("--prefix", help="auto, bos, eos, none, or a token")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, fp32 or bf16; the same for both models")] = "auto",
-    max_mb: Annotated[
-        float | None, typer.Option("--max-mb", help="megabytes scored a file; default 0.2 on a CPU, 1 on a GPU")
-    ] = None,
+    max_mb: Annotated[float | None, typer.Option("--max-mb", help="megabytes scored a file; default 0.2 on a CPU, 1 on a GPU")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="write results.json and documents.parquet here")] = None,
 ) -> None:
     """Bits per byte of one model, or what changed between two: any models, any tokenizers, with intervals."""
