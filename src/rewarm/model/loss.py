@@ -1,0 +1,121 @@
+"""Model, head and loss as one module: a micro-batch in, a sum of nats out; and the gate that proves it is the model's own loss.
+
+The decoder is the family's, unchanged; only the head is ours, so that logits never exist as a whole. The sum is divided by the labels of
+the whole step outside, so loss and update depend neither on the micro-batch size nor on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rewarm.errors import MachineError
+from rewarm.model.attention import bounds_of, stock_attention
+from rewarm.model.batch import IGNORE, DeviceBatch, Form, one_row
+from rewarm.model.family import Family
+from rewarm.model.hooks import Targets
+from rewarm.model.linear_loss import linear_cross_entropy, linear_cross_entropy_reference
+
+__all__ = ["CausalLMLoss", "LossOut", "linear_cross_entropy", "linear_cross_entropy_reference", "parity_check"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOut:
+    """loss_sum: nats, a sum over the micro-batch's labels, with gradient. nll fp32, of the labels' shape, without gradient, 0 where a label
+    counts nothing. aux: with gradient, what a mixture of experts adds for balance, times the labels; None for dense models.
+    """
+
+    loss_sum: Tensor
+    nll: Tensor
+    aux: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """What is divided by `n_valid` and differentiated."""
+        return self.loss_sum if self.aux is None else self.loss_sum + self.aux
+
+
+class CausalLMLoss(nn.Module):
+    """`model` with its loss. true_vocab: rows of the head from here on are padding (probability 0, gradient 0); None = there are none."""
+
+    def __init__(self, model: PreTrainedModel, family: Family, true_vocab: int | None = None, chunk: int | None = None) -> None:
+        super().__init__()
+        self.hf = model
+        self.family = family
+        self.valid_rows = None if true_vocab in (None, family.rows) else true_vocab
+        self.chunk = chunk
+
+    def hidden(self, batch: DeviceBatch) -> Tensor:
+        """The decoder's last hidden states, of the labels' shape and D. The pieces do not see each other."""
+        return self._decode(batch).last_hidden_state
+
+    def _decode(self, batch: DeviceBatch):  # type: ignore[no-untyped-def]  # an output class of transformers, one for each family
+        extra = {"output_router_logits": True} if self.family.experts else {}
+        return self.family.decoder(input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, **bounds_of(batch), **extra)
+
+    def forward(self, batch: DeviceBatch, targets: Targets | None = None) -> LossOut:
+        """Sum of the loss over the micro-batch's labels. targets: a teacher at **every** position, in the order of `labels.view(-1)`."""
+        decoded = self._decode(batch)
+        hidden = decoded.last_hidden_state.flatten(0, 1)
+        labels = batch.labels.flatten()
+        weight = None if batch.weight is None else batch.weight.flatten()
+        kept = None
+        if hidden.device.type == "cpu" and targets is None:
+            # no head for what has no label: padding, prompts, ends. Not on a GPU: the number of rows would not be constant.
+            kept = (labels != IGNORE).nonzero()[:, 0]
+            kept = None if len(kept) == len(labels) else kept
+        if kept is not None:
+            hidden, labels = hidden[kept], labels[kept]
+            weight = None if weight is None else weight[kept]
+        loss_sum, nll = linear_cross_entropy(
+            hidden,
+            self.family.head.weight,
+            labels,
+            bias=self.family.head.bias,
+            weight=weight,
+            scale=self.family.logit_scale,
+            softcap=self.family.softcap,
+            valid_rows=self.valid_rows,
+            targets=targets,
+            chunk=self.chunk,
+        )
+        if kept is not None:
+            nll = nll.new_zeros(batch.labels.numel()).index_copy_(0, kept, nll)
+        return LossOut(loss_sum, nll.view(batch.labels.shape), self._balance(decoded, batch) if self.family.experts else None)
+
+    def _balance(self, decoded, batch: DeviceBatch) -> Tensor:  # type: ignore[no-untyped-def]
+        """The family's own balance loss times the labels of this micro-batch, so that it alone depends on the micro-batch size."""
+        formula = sys.modules[type(self.hf).__module__].load_balancing_loss_func
+        value = formula(decoded.router_logits, self.hf.num_experts, self.hf.num_experts_per_tok, None)
+        return self.hf.router_aux_loss_coef * value * (batch.labels != IGNORE).sum()
+
+
+def parity_check(loss: CausalLMLoss, form: Form = "rows", tolerance: float = 1e-4, seed: int = 0) -> float:
+    """The relative difference between our loss and the model's own logits under `F.cross_entropy`, on two documents of 64 tokens.
+
+    The documents share a row here and run apart there, with the attention of transformers; so a wrong mask, shift, scale, cap, bias or an
+    ignored adapter shows. tolerance: 1e-4 in fp32, 5e-3 in bf16. MachineError above it: what would be trained is not the model's loss.
+    """
+    device = loss.family.head.weight.device
+    vocab = loss.valid_rows or loss.family.rows
+    length = min(64, loss.family.positions or 64)
+    ids = torch.randint(vocab, (2, length), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        ours = float(loss(one_row(ids.tolist(), device, form)).loss_sum)
+        with stock_attention(loss.hf):
+            logits = loss.hf(input_ids=ids.to(device), use_cache=False).logits[:, :-1, :vocab].float()
+    theirs = float(F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().to(device), reduction="sum"))
+    difference = abs(ours - theirs) / abs(theirs)
+    if not difference <= tolerance:
+        raise MachineError(
+            f"the loss of this model is not reproduced: ours {ours:.6f}, its own {theirs:.6f} nats, relative difference {difference:.2e}, "
+            f"allowed {tolerance:.0e}",
+            where=f"model family `{loss.family.kind}`",
+            fix="nothing was trained; this family is not supported yet",
+        )
+    return difference
