@@ -47,7 +47,7 @@ def family_of(model: PreTrainedModel) -> Family:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if decoder is model or not isinstance(embedding, nn.Embedding) or type(head) is not nn.Linear:
         raise _unsupported(kind, f"its head is {type(head).__name__} over {type(decoder).__name__}, not one linear layer over a decoder")
-    stacks = [module for module in decoder.children() if isinstance(module, nn.ModuleList)]
+    stacks = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     layers = [stack for stack in stacks if len(stack) == config.num_hidden_layers]
     if len(layers) != 1:
         raise _unsupported(kind, f"its decoder has {len(layers)} lists of {config.num_hidden_layers} layers, not one")
@@ -80,6 +80,6 @@ def _logit_scale(model: PreTrainedModel) -> float:
 def _learned_positions(decoder: nn.Module, embedding: nn.Embedding) -> int | None:
     """Rows of a second embedding table that is as long as the positions the config allows (GPT-2's `wpe`)."""
     limit = getattr(cast(PreTrainedModel, decoder).config, "max_position_embeddings", None)
-    tables = [child for child in decoder.children() if isinstance(child, nn.Embedding) and child is not embedding]
+    tables = [child for child in decoder.modules() if isinstance(child, nn.Embedding) and child is not embedding]
     longest = max((table.num_embeddings for table in tables), default=None)
     return None if longest is None else min(longest, limit or longest)

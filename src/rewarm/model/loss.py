@@ -1,4 +1,4 @@
-"""Model, head and loss as one module: a micro-batch in, a sum of nats out; and the gate that proves it is the model's own loss.
+"""Model, head and loss as one module: a micro-batch in, a sum of nats out.
 
 The decoder is the family's, unchanged; only the head is ours, so that logits never exist as a whole. The sum is divided by the labels of
 the whole step outside, so loss and update depend neither on the micro-batch size nor on the number of ranks.
@@ -9,19 +9,16 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rewarm.errors import MachineError
-from rewarm.model.attention import bounds_of, stock_attention
-from rewarm.model.batch import IGNORE, DeviceBatch, Form, one_row
+from rewarm.model.attention import bounds_of
+from rewarm.model.batch import IGNORE, DeviceBatch
 from rewarm.model.family import Family
 from rewarm.model.hooks import Targets
 from rewarm.model.linear_loss import linear_cross_entropy, linear_cross_entropy_reference
 
-__all__ = ["CausalLMLoss", "LossOut", "linear_cross_entropy", "linear_cross_entropy_reference", "parity_check"]
+__all__ = ["CausalLMLoss", "LossOut", "linear_cross_entropy", "linear_cross_entropy_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +90,3 @@ class CausalLMLoss(nn.Module):
         formula = sys.modules[type(self.hf).__module__].load_balancing_loss_func
         value = formula(decoded.router_logits, self.hf.num_experts, self.hf.num_experts_per_tok, None)
         return self.hf.router_aux_loss_coef * value * (batch.labels != IGNORE).sum()
-
-
-def parity_check(loss: CausalLMLoss, form: Form = "rows", tolerance: float = 1e-4, seed: int = 0) -> float:
-    """The relative difference between our loss and the model's own logits under `F.cross_entropy`, on two documents of 64 tokens.
-
-    The documents share a row here and run apart there, with the attention of transformers; so a wrong mask, shift, scale, cap, bias or an
-    ignored adapter shows. tolerance: 1e-4 in fp32, 5e-3 in bf16. MachineError above it: what would be trained is not the model's loss.
-    """
-    device = loss.family.head.weight.device
-    vocab = loss.valid_rows or loss.family.rows
-    length = min(64, loss.family.positions or 64)
-    ids = torch.randint(vocab, (2, length), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        ours = float(loss(one_row(ids.tolist(), device, form)).loss_sum)
-        with stock_attention(loss.hf):
-            logits = loss.hf(input_ids=ids.to(device), use_cache=False).logits[:, :-1, :vocab].float()
-    theirs = float(F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().to(device), reduction="sum"))
-    difference = abs(ours - theirs) / abs(theirs)
-    if not difference <= tolerance:
-        raise MachineError(
-            f"the loss of this model is not reproduced: ours {ours:.6f}, its own {theirs:.6f} nats, relative difference {difference:.2e}, "
-            f"allowed {tolerance:.0e}",
-            where=f"model family `{loss.family.kind}`",
-            fix="nothing was trained; this family is not supported yet",
-        )
-    return difference

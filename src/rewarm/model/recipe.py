@@ -1,0 +1,24 @@
+"""Which model a run starts from: `model:` in a recipe."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rewarm.section import Section
+
+
+class ModelRecipe(Section):
+    """The base model: exactly one of `base` and `gguf`."""
+
+    base: str | None = Field(default=None, min_length=1)
+    """A Hugging Face folder with safetensors, or the name of a model on the hub (`owner/name`), which is then downloaded once."""
+    gguf: str | None = Field(default=None, min_length=1)
+    """A GGUF file; it is turned into a folder first. Its weights are as coarse as the file has them, and the model card says so."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.base is None) == (self.gguf is None):
+            raise ValueError("set exactly one of base (a folder or a name on the hub) and gguf (a file)")
+        return self
