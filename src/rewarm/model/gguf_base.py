@@ -1,8 +1,8 @@
 """A GGUF file as a plain Hugging Face folder: bf16 safetensors, a tokenizer that splits as the file says, no trace of quantisation.
 
 transformers reads the weights (it knows how llama.cpp permutes and names them); the tokenizer is built by `gguf_tokenizer`, since the
-reader loses splits. The folder appears whole or not at all. A file of 4 bits gives weights of 4 bits' worth: training on them also heals what
-quantisation broke, which is why the run says so.
+reader loses splits. The folder appears whole or not at all. A file of 4 bits gives weights of 4 bits' worth: training on them also heals
+what quantisation broke, which is why the run says so.
 """
 
 from __future__ import annotations
