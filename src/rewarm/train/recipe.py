@@ -1,0 +1,85 @@
+"""What the user decides about the training: `train:` in a recipe. No torch here, so that reading a recipe stays fast."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from rewarm.section import Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class RateScale(Section):
+    """Rates that differ from `lr`, as factors on the optimiser's update."""
+
+    new_rows: NonNegativeFloat = 8.0
+    """Factor on the update of the new vocabulary rows (input and output): they start from a guess, all the rest from a trained model. 8 was
+    worth 0.10 bits a byte at 135M parameters; above 1B it is unmeasured. 0 freezes them, 1 treats them like all others."""
+
+
+class TrainRecipe(Section):
+    """How long, how fast and with what rate the model trains."""
+
+    tokens: Literal["auto"] | PositiveInt = "auto"
+    """Tokens to train on, old and new together. `auto`: one epoch of the new text at the mixture's share of replay."""
+    max_minutes: PositiveFloat | None = None
+    """Minutes for the whole training stage (loading, probes and saving included), in place of `tokens`: turned into a number of steps once,
+    by a short measurement, then kept, so that a resumed run is the same run."""
+    max_hours: PositiveFloat | None = None
+    """Hours after which this process saves a checkpoint and stops, whatever is left: for machines lent by the hour. The same command goes
+    on."""
+    step_tokens: Literal["auto"] | PositiveInt = "auto"
+    """Tokens between two updates, rounded to whole rows. `auto`: a 200th of the run, at most 524,288, at least one row; where `max_minutes`
+    leaves the length open, 1,024 on a CPU and 65,536 on a GPU. Small steps learn more and forget more."""
+    micro_rows: Literal["auto"] | PositiveInt = "auto"
+    """Rows that go through the model at once; changes speed and memory, not the result. `auto`: on a CPU up to 2,048 tokens, on a GPU up to
+    65,536, halved until they fit."""
+    lr: Literal["auto"] | PositiveFloat = "auto"
+    """Peak learning rate. `auto`: by the number of parameters, from 6e-4 (up to 200M) down to 2e-5 (above 9B)."""
+    lr_scale: RateScale = RateScale()
+    """Parts of the model with a rate of their own."""
+    weight_decay: NonNegativeFloat = 0.1
+    """AdamW's weight decay, on the matrices of the layers only: on embeddings it would shrink the words that the new text lacks."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's decay of the first and the second moment."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    clip: PositiveFloat = 1.0
+    """Largest global norm of the gradient; above it the gradient is scaled down."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: along a cosine or a line to `min_ratio`, or not at all."""
+    warmup_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.01
+    """Share of the steps in which the rate rises from 0 to `lr`; above 0 it is at least one step."""
+    min_ratio: Share = 0.1
+    """Rate at the end, as a share of `lr`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. `auto`: a CUDA GPU if there is one."""
+    precision: Literal["auto", "fp32", "mixed"] = "auto"
+    """`mixed` computes in bf16 and keeps fp32 weights and moments. `auto`: mixed on a GPU and on a CPU with bf16 instructions, else
+    fp32."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile each layer of the model before training. `auto`: on a GPU only; on a CPU it takes longer than it gains."""
+    probe_every: Literal["auto", "off"] | PositiveInt = "auto"
+    """Steps between two measurements of bits per byte on the held-out texts. `auto`: always at the start and the end, between them as many
+    (up to 48) as cost 3 % of the training. `off`: none. They do not change the weights."""
+    checkpoint_steps: PositiveInt = 500
+    """Steps after which a checkpoint is due."""
+    checkpoint_minutes: PositiveFloat = 30.0
+    """Minutes after which a checkpoint is due."""
+    keep_last: Annotated[int, Field(ge=1)] = 3
+    """Checkpoints kept while training; when the final model is written they are removed."""
+    log_every: PositiveInt = 1
+    """Steps per line of `metrics.jsonl`; a line holds the mean of its steps."""
+    deterministic: bool = False
+    """On a GPU: only kernels that add in a fixed order, so that a resumed run has the same bits; slower. On a CPU it is always so."""
+    seed: int = 0
+    """Seed of the order of the rows."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.max_minutes is not None and self.tokens != "auto":
+            raise ValueError("tokens and max_minutes both set the length: leave one of them out")
+        return self
