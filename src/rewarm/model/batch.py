@@ -1,15 +1,15 @@
 """The loader's rows as tensors on a device, cut into micro-batches of one constant shape.
 
-Two forms. `rows` [b, T] for SDPA with a mask: what a CPU and fp32 take. `flat` [1, N], the rows laid end to end with the pieces' bounds
-beside them, for kernels of ragged attention: what a GPU takes in bf16. Shapes never change within a run, so nothing compiles twice: the
-last micro-batch of a step is filled up with rows that have no label, and the bounds have a fixed length.
+Two forms. `rows` [B, T] with the lengths of the pieces as numbers: what a CPU takes, where attention runs piece by piece. `flat` [1, N],
+the rows laid end to end with the pieces' bounds in tensors of a fixed size: what a GPU takes, and whatever is compiled. There shapes never
+change within a run, so nothing compiles twice: the last micro-batch of a step is filled up with rows that have no label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +49,9 @@ class DeviceBatch:
     ids, position_ids, labels int64 [shape]: positions restart at every piece, labels are already shifted inside their piece.
     source int32 [B], bytes int64 [B] (UTF-8 bytes of the row's label tokens): for the loss by source. weight fp32 [shape], or None for 1.
     n_valid: labels of the whole step over all micro-batches and ranks, what the summed loss is divided by.
-    piece int32 [B, T] in form `rows`. In form `flat`: cu int32 [row_pieces*B + 1] on the device, the first token of every piece and then
-    N up to the end; meta int64 [2] on the **CPU**, (pieces, longest piece), so that reading it neither waits for the device nor
-    recompiles.
+    lengths, in form `rows`: tokens of each piece, row after row, summing to N. In form `flat`: cu int32 [row_pieces*B + 1] on the device,
+    the first token of every piece and then N up to the end; meta int64 [2] on the **CPU**, (pieces, longest piece), so that reading it
+    neither waits for the device nor compiles again.
     """
 
     ids: Tensor
@@ -61,7 +61,7 @@ class DeviceBatch:
     bytes: Tensor
     weight: Tensor | None
     n_valid: int
-    piece: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
     cu: Tensor | None = None
     meta: Tensor | None = None
 
@@ -74,9 +74,9 @@ class DeviceBatch:
         return per_token.view(self.rows, -1)
 
 
-def form_for(device: torch.device, dtype: torch.dtype) -> Form:
-    """`flat` where the ragged kernel runs (CUDA, 16-bit), else `rows`. dtype: what attention computes in."""
-    return "flat" if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) else "rows"
+def form_for(device: torch.device, *, compiled: bool) -> Form:
+    """`flat` on a GPU and where layers are compiled (numbers that change would compile them again), else `rows`."""
+    return "flat" if device.type == "cuda" or compiled else "rows"
 
 
 def count_labels(batch: RowBatch) -> int:
@@ -166,16 +166,16 @@ def _to(values: npt.NDArray, dtype: torch.dtype, device: torch.device) -> Tensor
     return tensor.to(dtype)
 
 
-def _bounds(piece: npt.NDArray[np.int32], device: torch.device, form: Form, row_pieces: int | None) -> dict[str, Tensor]:
-    if form == "rows":
-        return {"piece": _to(piece, torch.int32, device)}
+def _bounds(piece: npt.NDArray[np.int32], device: torch.device, form: Form, row_pieces: int | None) -> dict[str, Any]:
     rows, width = piece.shape
     starts = np.ones((rows, width), dtype=bool)
     starts[:, 1:] = piece[:, 1:] != piece[:, :-1]
     first = np.flatnonzero(starts)
+    lengths = np.diff(np.append(first, rows * width))
+    if form == "rows":
+        return {"lengths": tuple(lengths.tolist())}
     room = rows * (width if row_pieces is None else row_pieces)
     assert len(first) <= room, f"{len(first)} pieces in {rows} rows, {row_pieces} a row at most"
     cu = np.full(room + 1, rows * width, dtype=np.int32)
     cu[: len(first)] = first
-    longest = int(np.diff(np.append(first, rows * width)).max())
-    return {"cu": _to(cu, torch.int32, device), "meta": torch.tensor([len(first), longest], dtype=torch.int64)}
+    return {"cu": _to(cu, torch.int32, device), "meta": torch.tensor([len(first), int(lengths.max())], dtype=torch.int64)}
