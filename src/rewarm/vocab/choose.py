@@ -1,0 +1,163 @@
+"""How many new tokens: from one long run of merging to the extension that is written.
+
+Since merges are appended in order, every smaller extension is a prefix of a larger one. So the size is chosen afterwards: the knee of the
+curve, less the tail that training would hardly see, less what changes too much of the protected text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from rewarm.errors import UserError
+from rewarm.vocab.base import Base, encode_ids
+from rewarm.vocab.byte_bpe import extended_spec, extension_of
+from rewarm.vocab.count import Counts, language_weights, split_words, words_to_merge
+from rewarm.vocab.gate import allowed_changes
+from rewarm.vocab.merge import Grammar, Merges, Words, continue_merges
+from rewarm.vocab.recipe import VocabRecipe
+from rewarm.vocab.report import Advice, Curve, advise, auto_uses, knee, min_uses_size, size_curve
+from rewarm.vocab.rules import Guard, Refusal, refusal_of
+
+PROTECTED = "protected"
+FRONTIER = (0.0, 0.01, 0.1, 1.0, "off")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that merging needs, from the counts: `solve` is a pure function of it."""
+
+    words: Words
+    grammar: Grammar
+    refusal: Refusal
+    target_bytes: int
+    """Weighted like the counts."""
+    protected_bytes: int
+    unit: int
+    """Weight of one occurrence in the smallest language: counts are judged in its multiples."""
+    languages: dict[str, tuple[int, int, int]]
+    """For `size_curve`: language -> (column, bytes, tokens) of its held-out text."""
+    weighted: dict[int, int]
+    """Column of a language's counted text -> its weight."""
+    weighted_tokens: int
+    """Weighted tokens of the counted target text with the base."""
+    weights: dict[str, int]
+
+    def solve(self, k: int, tau: float | str) -> Merges:
+        """At most k new tokens under this guard."""
+        guard = Guard.of(tau, self.target_bytes, self.protected_bytes)
+        return continue_merges(self.words, self.grammar, k, self.refusal, guard, min_count=2 * self.unit)
+
+
+def pose(counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg: VocabRecipe) -> Problem:
+    """The merging problem of these counts. Groups: `target:<language>`, `held:<language>`, PROTECTED."""
+    targets = [f"target:{name}" for name in languages]
+    held = {name: f"held:{name}" if counts.bytes_of(f"held:{name}") else f"target:{name}" for name in languages}
+    watch = [*held.values(), *targets]
+    weights = language_weights(counts, targets)
+    ids, tokens = split_words(counts, base)
+    total = dict(zip(counts.groups, tokens.tolist()))
+    protect = PROTECTED if PROTECTED in counts.groups else None
+    return Problem(
+        words=words_to_merge(counts, ids, weights, protect, watch),
+        grammar=grammar,
+        refusal=refusal_of(cfg.rules, [t["content"] for t in base.added]),
+        target_bytes=sum(weights[t] * counts.bytes_of(t) for t in targets),
+        protected_bytes=counts.bytes_of(PROTECTED) if protect else 0,
+        unit=max(weights.values()),
+        languages={name: (i, counts.bytes_of(group), total[group]) for i, (name, group) in enumerate(held.items())},
+        weighted={len(held) + i: weights[t] for i, t in enumerate(targets)},
+        weighted_tokens=sum(weights[t] * total[t] for t in targets),
+        weights={name: weights[f"target:{name}"] for name in languages},
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The extension's merges, and how its size came about."""
+
+    merges: Merges
+    curve: Curve
+    advice: Advice
+    reasons: tuple[str, ...]
+    """Why the size is what it is, one line a step."""
+    min_uses: int
+    tuning: dict[str, Any] | None
+    """Changed lines on the tuning part of the protected text, None without one."""
+
+
+def choose(problem: Problem, base: Base, cfg: VocabRecipe, planned_tokens: int | None, tuning: list[str]) -> Choice:
+    """Chooses the size. UserError with the frontier over tau if a size that was asked for changes too much protected text."""
+    asked = cfg.max_size if cfg.size == "auto" else cfg.size
+    merges = problem.solve(asked, cfg.tau)
+    curve = size_curve(merges, problem.languages)
+    advice = advise(curve, cfg.min_gain, asked)
+    reasons = [f"{merges.new:,} tokens can be made" + (f": {_why_fewer(merges, asked)}" if merges.new < asked else "")]
+    size = merges.new
+    if cfg.size == "auto":
+        size = knee(curve, asked)
+        reasons.append(f"{size:,}: doubling them would add less than 3 % bytes a token")
+    uses = auto_uses(planned_tokens) if cfg.min_uses == "auto" else cfg.min_uses
+    if cfg.size == "auto" or cfg.min_uses != "auto":
+        saved = np.cumsum(merges.saved, axis=0)
+        after = problem.weighted_tokens - sum(w * saved[:, column] for column, w in problem.weighted.items())
+        used = min_uses_size(merges, curve, np.asarray(after, dtype=np.float64), planned_tokens, problem.unit, uses)
+        if used < size:
+            size = used
+            where = "the counted text" if planned_tokens is None else f"{planned_tokens:,} planned tokens"
+            reasons.append(f"{size:,}: the others would be used less than {uses} times in {where}")
+    measured = None
+    if tuning and size:
+        size, measured, reason = _keep_old_text(problem, merges, base, cfg, size, tuning)
+        reasons += [reason] if reason else []
+    return Choice(merges.cut(size), curve, advice, tuple(reasons), uses, measured)
+
+
+def _why_fewer(merges: Merges, asked: int) -> str:
+    banned = ", ".join(f"{n:,} by {name}" for name, n in merges.banned.items()) or "none"
+    return f"no pair that may be joined stands twice in the target text (refused: {banned}); {asked:,} were allowed"
+
+
+def _keep_old_text(
+    problem: Problem, merges: Merges, base: Base, cfg: VocabRecipe, size: int, tuning: list[str]
+) -> tuple[int, dict[str, Any], str | None]:
+    """The largest size that keeps the tuning part within `max_changed_lines`; changes only grow with the size, so halving finds it."""
+    before = encode_ids(base.tokenizer, tuning)
+    limit = allowed_changes(len(tuning), cfg.max_changed_lines, 0.05)
+
+    def changed(some: Merges) -> int:
+        new = Tokenizer.from_str(json.dumps(extended_spec(base, extension_of(base, some, cfg.repair_bytes))))
+        return sum(a != b for a, b in zip(before, encode_ids(new, tuning)))
+
+    count = changed(merges.cut(size))
+    measured = {"lines": len(tuning), "limit": limit}
+    if count <= limit:
+        return size, {**measured, "changed_lines": count}, None
+    if cfg.size != "auto":
+        raise UserError(_frontier(problem, changed, cfg, count, limit, len(tuning)), where="vocab.size", fix=_FIX)
+    low, high = 0, size
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if changed(merges.cut(middle)) <= limit else (low, middle)
+    reason = f"{low:,}: more would change over {limit:,} of {len(tuning):,} protected lines ({count:,} with {size:,}); {_FIX}"
+    return low, {**measured, "changed_lines": changed(merges.cut(low))}, reason
+
+
+_FIX = "give more protected text, lower vocab.tau, or raise vocab.max_changed_lines"
+
+
+def _frontier(problem: Problem, changed: Callable[[Merges], int], cfg: VocabRecipe, count: int, limit: int, lines: int) -> str:
+    """What other guards would give at the size that was asked for."""
+    assert cfg.size != "auto"
+    rows = [f"{count:,} of {lines:,} protected lines would change, {limit:,} are allowed (max_changed_lines {cfg.max_changed_lines}):"]
+    rows.append("tau     new tokens   bytes a token   changed lines")
+    for tau in FRONTIER:
+        merges = problem.solve(cfg.size, tau)
+        curve = size_curve(merges, problem.languages)
+        rows.append(f"{tau!s:<7} {merges.new:>10,} {float(curve.bytes_per_token[-1].mean()):>15.3f} {changed(merges):>15,}")
+    return "\n".join(rows)

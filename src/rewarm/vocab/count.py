@@ -1,0 +1,173 @@
+"""How often each pre-token stands in each text: all that merging needs to know of the text.
+
+A line that repeats is counted at most `repeat_cap` times, so unique lines are tokenised once. Pre-tokens are cut at 64 characters (only
+runs of CJK text without spaces get that long) and at bytes the base has no token for. Lines are taken one by one: handing the library a
+whole file is three times slower, since its cost grows faster than the text.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewarm.signals import check_stop
+from rewarm.vocab.base import LETTER_OF_BYTE, Base, encode_ids, open_base, to_bytes, to_letters
+from rewarm.vocab.merge import Words
+from rewarm.vocab.text import lines_of
+
+LONGEST_WORD = 64
+POOL_BYTES = 24_000_000
+"""Below this much text, starting worker processes costs more than they save."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pre-tokens in byte order with their counts, one column a group of text."""
+
+    words: list[str]
+    weight: NDArray[np.int64]
+    """[n, G] occurrences."""
+    bytes: NDArray[np.int64]
+    """[G] UTF-8 bytes that were counted, repeats beyond the cap left out."""
+    groups: tuple[str, ...]
+
+    def column(self, group: str) -> NDArray[np.int64]:
+        return self.weight[:, self.groups.index(group)]
+
+    def bytes_of(self, group: str) -> int:
+        return int(self.bytes[self.groups.index(group)])
+
+
+def count(texts: dict[str, tuple[list[str], int | None]], base: Base, workers: int | None = None) -> Counts:
+    """Counts the pre-tokens of several groups of text.
+
+    texts: group -> (pieces of text, how often a repeated line counts at most, None for always). workers: processes; by default one a
+    core, and only this process for little text. The result does not depend on it, nor on the order of the pieces.
+    """
+    groups = tuple(texts)
+    lines = {name: _capped_lines(pieces, cap) for name, (pieces, cap) in texts.items()}
+    sizes = np.array([sum(len(line.encode()) * n for line, n in lines[name].items()) for name in groups], dtype=np.int64)
+    workers = workers or (len(os.sched_getaffinity(0)) if sizes.sum() > POOL_BYTES else 1)
+    totals = _count_here(lines, base) if workers == 1 else _count_in_processes(lines, base, workers)
+    lacking = {LETTER_OF_BYTE[byte] for byte in base.missing_bytes}
+    cut = {name: _cut_words(words, lacking) for name, words in totals.items()}
+    words = sorted(set().union(*cut.values()))
+    index = {word: i for i, word in enumerate(words)}
+    weight = np.zeros((len(words), len(groups)), dtype=np.int64)
+    for g, name in enumerate(groups):
+        for word, n in cut[name].items():
+            weight[index[word], g] = n
+    return Counts(words, weight, sizes, groups)
+
+
+def _capped_lines(pieces: Iterable[str], cap: int | None) -> dict[str, int]:
+    lines = Counter(lines_of(pieces))
+    return {line: n if cap is None else min(n, cap) for line, n in lines.items()}
+
+
+def _count_lines(lines: Iterable[tuple[str, int]], base: Base) -> Counter[str]:
+    words: Counter[str] = Counter()
+    for line, times in lines:
+        pretokens = base.pretokens(line)
+        if times == 1:
+            words.update(pretokens)
+        else:
+            for word in pretokens:
+                words[word] += times
+    return words
+
+
+def _count_here(lines: dict[str, dict[str, int]], base: Base) -> dict[str, Counter[str]]:
+    out: dict[str, Counter[str]] = {}
+    for name, table in lines.items():
+        check_stop()
+        out[name] = _count_lines(table.items(), base)
+    return out
+
+
+_worker_base: list[Base] = []
+
+
+def _start_worker(folder: Path) -> None:
+    _worker_base.append(open_base(folder))
+
+
+def _work(task: tuple[str, list[tuple[str, int]]]) -> tuple[str, Counter[str]]:
+    return task[0], _count_lines(task[1], _worker_base[0])
+
+
+def _count_in_processes(lines: dict[str, dict[str, int]], base: Base, workers: int) -> dict[str, Counter[str]]:
+    tasks = []
+    for name, table in lines.items():
+        items = list(table.items())
+        tasks += [(name, items[i : i + 20_000]) for i in range(0, len(items), 20_000)]
+    out: dict[str, Counter[str]] = {name: Counter() for name in lines}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(base.folder,)) as pool:
+        for name, words in pool.map(_work, tasks):
+            check_stop()
+            out[name].update(words)
+    return out
+
+
+def _cut_words(words: Counter[str], lacking: set[str]) -> Counter[str]:
+    """Cuts over-long words and words with bytes the base lacks; the pieces count as words of their own."""
+    out: Counter[str] = Counter()
+    for word, n in words.items():
+        if len(word) <= LONGEST_WORD and not (lacking and not lacking.isdisjoint(word)):
+            out[word] += n
+            continue
+        for part in _parts(word, lacking):
+            out[part] += n
+    return out
+
+
+def _parts(word: str, lacking: set[str]) -> list[str]:
+    """At most LONGEST_WORD characters each, without the letters of missing bytes."""
+    text = (to_bytes(word) or b"").decode(errors="surrogateescape")
+    parts = [to_letters(text[i : i + LONGEST_WORD].encode(errors="surrogateescape")) for i in range(0, len(text), LONGEST_WORD)]
+    table = str.maketrans(dict.fromkeys(lacking, " "))
+    return [piece for part in parts for piece in part.translate(table).split()]
+
+
+def split_words(counts: Counts, base: Base) -> tuple[list[list[int]], NDArray[np.int64]]:
+    """Old tokens of each word, and how many tokens each group's counted text is: (ids a word, i64[G])."""
+    ids = encode_ids(base.bare, counts.words)
+    lengths = np.fromiter((len(i) for i in ids), dtype=np.int64, count=len(ids))
+    return ids, lengths @ counts.weight
+
+
+def words_to_merge(counts: Counts, ids: list[list[int]], weights: dict[str, int], protect: str | None, watch: list[str]) -> Words:
+    """The words of two tokens and more as the arrays that `continue_merges` takes.
+
+    weights: target group -> whole-number weight. protect: the protected group or None. watch: groups whose token count is followed.
+    """
+    keep = np.array([i for i, word in enumerate(ids) if len(word) > 1], dtype=np.int64)
+    lengths = np.fromiter((len(ids[i]) for i in keep), dtype=np.int32, count=len(keep))
+    flat = np.fromiter((t for i in keep for t in ids[i]), dtype=np.int32, count=int(lengths.sum()))
+    target = np.zeros(len(keep), dtype=np.int64)
+    for group, weight in weights.items():
+        target += counts.column(group)[keep] * weight
+    protected = counts.column(protect)[keep] if protect else np.zeros(len(keep), dtype=np.int64)
+    followed = np.stack([counts.column(g)[keep] for g in watch], axis=1) if watch else np.zeros((len(keep), 0), dtype=np.int64)
+    return Words(flat, lengths, target, protected, followed)
+
+
+def language_weights(counts: Counts, targets: list[str]) -> dict[str, int]:
+    """Whole-number weights that make languages count alike, whatever their amount of text; 1 for a single language.
+
+    2^20 for the smallest, less for the others in proportion to their bytes: sums stay exact and do not depend on their order.
+    """
+    if len(targets) == 1:
+        return {targets[0]: 1}
+    sizes = {t: counts.bytes_of(t) for t in targets}
+    least = min(sizes.values())
+    return {t: max(1, round((1 << 20) * least / size)) for t, size in sizes.items()}

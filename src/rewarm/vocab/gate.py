@@ -1,0 +1,357 @@
+"""The gate: what must hold of an extended tokenizer before anything is saved, each with a number, a value and an example.
+
+It reads both tokenizers from their files and trusts nothing that made them, so it judges anybody's extension. The numbers are those of the
+documentation: 1 to 4 old text, 5 to 7 new tokens, 8 to 12 files; the model's rows (13) are judged in `gate_rows.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rewarm.errors import UserError
+from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, read_merges_txt, to_letters
+from rewarm.vocab.recipe import VocabRecipe
+from rewarm.vocab.rules import refusal_of
+
+FUZZED = 20_000
+BLOCK = 1024
+_FLAGS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One invariant: whether it holds, what was measured, what was allowed, and an example where it fails."""
+
+    number: int
+    name: str
+    ok: bool
+    value: Any = None
+    limit: Any = None
+    example: str = ""
+    fix: str = ""
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GateTexts:
+    """The text the gate encodes: held-out target text, and protected text that was set aside before counting."""
+
+    target: list[str]
+    protected: list[str]
+    """Lines; empty where there is no protected text: invariant 4 is then not measured."""
+
+
+def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRecipe, fewest_uses: float | None = None) -> list[Finding]:
+    """Invariants 1 to 11 of the tokenizer in `new_folder` against `base`, in order.
+
+    fewest_uses: occurrences of the rarest new token in the counted text, if known (6 is left out otherwise).
+    """
+    try:
+        new = open_base(new_folder)
+    except UserError as error:
+        return [Finding(9, "reload", False, example=error.render())]
+    old_ids = set(base.vocab.values()) | base.special_ids
+    fresh = {text: i for text, i in new.vocab.items() if i not in old_ids}
+    findings = [_old_ids(base, new), _old_merges(base, new)]
+    lines = [*texts.target, *texts.protected, *fuzz(texts, base, cfg.seed)]
+    findings.append(_coarsening(base, new, lines))
+    if texts.protected:
+        findings.append(_protected(base, new, texts.protected, cfg.max_changed_lines))
+    findings.append(_reachable(new, fresh))
+    if fewest_uses is not None:
+        findings.append(Finding(6, "each new token is used", fewest_uses >= 2, fewest_uses, 2, fix="lower vocab.size"))
+    findings.append(_round_trip(base, new))
+    findings.append(_old_formats(new, lines[: 2_000 + len(texts.target)]))
+    findings += _transformers(base, new, texts)
+    findings.append(_rules(base, new, fresh, cfg))
+    return findings
+
+
+def _old_ids(base: Base, new: Base) -> Finding:
+    """1: every old (token, id) pair is there when the library has loaded the file, and the added tokens are the same, flags and order."""
+    loaded = new.tokenizer.get_vocab(with_added_tokens=True)
+    moved = [(t, i, loaded.get(t)) for t, i in base.tokenizer.get_vocab(with_added_tokens=True).items() if loaded.get(t) != i]
+    before = [{k: t.get(k) for k in _FLAGS} for t in base.added]
+    after = [{k: t.get(k) for k in _FLAGS} for t in new.added]
+    example = ""
+    if moved:
+        text, i, now = moved[0]
+        example = f"`{text}` had id {i}, now {now}"
+    elif before != after:
+        i = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
+        example = f"added token {i}: {before[i : i + 1] or 'none'} became {after[i : i + 1] or 'none'}"
+    rest = {k: v for k, v in base.spec.items() if k not in ("model", "added_tokens")}
+    model = {k: v for k, v in base.spec["model"].items() if k not in ("vocab", "merges")}
+    for key, value in [*rest.items(), *model.items()]:
+        now = new.spec.get(key) if key in rest else new.spec["model"].get(key)
+        if not example and now != value:
+            example = f"`{key}` was {json.dumps(value)[:80]}, now {json.dumps(now)[:80]}"
+    return Finding(1, "old ids, added tokens and settings are equal", not example, len(moved), 0, example)
+
+
+def _old_merges(base: Base, new: Base) -> Finding:
+    """2: the old merges come first, in their order, and no pair stands twice."""
+    prefix = new.merges[: len(base.merges)] == base.merges
+    twice = len(new.merges) - len(set(new.merges))
+    example = (
+        ""
+        if prefix
+        else next((f"merge {i}: {a} became {b}" for i, (a, b) in enumerate(zip(base.merges, new.merges)) if a != b), "merges missing")
+    )
+    return Finding(
+        2, "old merges are a prefix", prefix and not twice, twice, 0, example or (f"{twice} merges stand twice" if twice else "")
+    )
+
+
+def byte_lengths(base: Base) -> NDArray[np.int64]:
+    """[ids] bytes of each id's text, 0 for ids that nothing has."""
+    return np.array([len(s) if s is not None else 0 for s in base.surfaces], dtype=np.int64)
+
+
+def token_ends(ids: list[list[int]], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Byte position at which each token of each text ends."""
+    return [np.cumsum(lengths[np.asarray(i, dtype=np.int64)]) for i in ids]
+
+
+def _coarsening(base: Base, new: Base, lines: list[str]) -> Finding:
+    """3: where new tokens end, old ones ended too: the new tokenizer only glues. Text with bytes the base lacks is exempt."""
+    lacking = bytes(base.missing_bytes)
+    lines = [line for line in lines if line.encode().translate(None, lacking) == line.encode()] if lacking else lines
+    broken, example = 0, ""
+    sizes = byte_lengths(base), byte_lengths(new)
+    for start in range(0, len(lines), 5_000):
+        some = lines[start : start + 5_000]
+        old = token_ends(encode_ids(base.tokenizer, some), sizes[0])
+        now = token_ends(encode_ids(new.tokenizer, some), sizes[1])
+        shift, base_ends, new_ends = 0, [], []
+        for a, b in zip(old, now):
+            base_ends.append(a + shift)
+            new_ends.append(b + shift)
+            shift += max(int(a[-1]) if len(a) else 0, int(b[-1]) if len(b) else 0) + 1
+        if np.isin(np.concatenate(new_ends), np.concatenate(base_ends)).all():
+            continue
+        for line, a, b in zip(some, old, now):
+            if not np.isin(b, a).all():
+                broken += 1
+                example = example or line[:200]
+    return Finding(3, f"new tokens only glue old ones ({len(lines):,} texts)", not broken, broken, 0, example)
+
+
+def changed_lines(base: Tokenizer, new: Tokenizer, lines: list[str]) -> tuple[int, int, int, str]:
+    """(lines whose ids differ, old tokens, new tokens, an example)."""
+    before, after = encode_ids(base, lines), encode_ids(new, lines)
+    differ = [line for line, a, b in zip(lines, before, after) if a != b]
+    return len(differ), sum(map(len, before)), sum(map(len, after)), differ[0][:200] if differ else ""
+
+
+def allowed_changes(lines: int, share: float, chance: float) -> int:
+    """Most changed lines that do not speak against a true share of `share`: more come about with less than this chance (binomial).
+
+    With 450 lines and a share of 1 %, 4.5 are expected, but 9 prove nothing; with 100,000 lines the allowance is close to the share.
+    """
+    if share <= 0.0:
+        return 0
+    if share >= 1.0:
+        return lines
+    log = lines * math.log1p(-share)
+    below = math.exp(log)
+    c = 0
+    while c < lines and 1.0 - below > chance:
+        c += 1
+        log += math.log((lines - c + 1) / c) + math.log(share) - math.log1p(-share)
+        below += math.exp(log)
+    return c
+
+
+def _protected(base: Base, new: Base, lines: list[str], share: float) -> Finding:
+    """4: protected text keeps its tokens on (nearly) all lines, and never gets more of them."""
+    changed, before, after, example = changed_lines(base.tokenizer, new.tokenizer, lines)
+    limit = allowed_changes(len(lines), share, 0.001)
+    ok = changed <= limit and after <= before
+    value = {"changed_lines": changed, "lines": len(lines), "tokens_before": before, "tokens_after": after}
+    return Finding(
+        4, "protected text keeps its tokens", ok, value, {"changed_lines": limit, "share": share}, "" if ok else example,
+        "" if ok else "give more protected text (20 MB and more), lower vocab.tau or vocab.size, or raise vocab.max_changed_lines",
+    )  # fmt: skip
+
+
+def _reachable(new: Base, fresh: dict[str, int]) -> Finding:
+    """5: each new token comes out when its own text goes in, whether the model looks words up whole (`ignore_merges`) or not."""
+    words = list(fresh)
+    lost: dict[str, None] = {}
+    for flag in (False, True):
+        for word, ids in zip(words, encode_ids(bare_model(new.spec, ignore_merges=flag), words)):
+            if ids != [fresh[word]]:
+                lost[word] = None
+    plain = [(w, s.decode()) for w in words if (s := new.surfaces[fresh[w]]) is not None and _is_text(s)]
+    whole = [(w, t) for w, t in plain if new.pretokens(t) == [w]]
+    for (word, _), ids in zip(whole, encode_ids(new.tokenizer, [t for _, t in whole])):
+        if ids != [fresh[word]]:
+            lost[word] = None
+    return Finding(5, f"new tokens are reachable ({len(words):,})", not lost, len(lost), 0, ", ".join(list(lost)[:5]))
+
+
+def _is_text(surface: bytes) -> bool:
+    try:
+        surface.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def all_characters() -> list[str]:
+    """The 1,112,064 Unicode code points that text can hold."""
+    return [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
+
+
+def _round_trip(base: Base, new: Base) -> Finding:
+    """7: every code point survives encoding and decoding, wherever the base's does; blocks of 1,024, single ones where a block fails."""
+    characters = all_characters()
+    blocks = ["".join(characters[i : i + BLOCK]) for i in range(0, len(characters), BLOCK)]
+    suspects = [b for b, back in zip(blocks, _back(new.tokenizer, blocks)) if b != back]
+    singles = [c for block in suspects for c in block]
+    worse = [c for c, now, before in zip(singles, _back(new.tokenizer, singles), _back(base.tokenizer, singles)) if now not in (c, before)]
+    example = ", ".join(f"U+{ord(c):04X}" for c in worse[:5])
+    return Finding(7, f"code points survive ({len(characters):,})", not worse, len(worse), 0, example)
+
+
+def _back(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
+    return list(tokenizer.decode_batch(encode_ids(tokenizer, texts), skip_special_tokens=False))
+
+
+def _old_formats(new: Base, lines: list[str]) -> Finding:
+    """8: vocab.json and merges.txt, where they are, mean the same as tokenizer.json."""
+    files = new.folder / "vocab.json", new.folder / "merges.txt"
+    if not all(f.is_file() for f in files):
+        return Finding(8, "old file formats agree", True, "none")
+    vocab = json.loads(files[0].read_text(encoding="utf-8"))
+    merges = [m.split(" ", 1) for m in read_merges_txt(files[1])]
+    example = ""
+    if vocab != new.vocab:
+        example = "vocab.json holds other tokens than tokenizer.json"
+    elif [tuple(m) for m in merges] != new.merges:
+        example = "merges.txt holds other merges than tokenizer.json"
+    else:
+        other = Tokenizer.from_str(json.dumps({**new.spec, "model": {**new.spec["model"], "vocab": vocab, "merges": merges}}))
+        example = next((s for s, a, b in zip(lines, encode_ids(other, lines), encode_ids(new.tokenizer, lines)) if a != b), "")[:200]
+    return Finding(8, "old file formats agree", not example, "vocab.json, merges.txt", None, example)
+
+
+def _transformers(base: Base, new: Base, texts: GateTexts) -> list[Finding]:
+    """9 and 10: transformers reads the folder to the same ids, chat template and special tokens; judged only where it reads the base."""
+    from transformers import AutoTokenizer
+
+    lines = [*texts.target[:200], *texts.protected[:200]]
+    try:
+        before = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+        agrees = before(lines, add_special_tokens=False)["input_ids"] == encode_ids(base.tokenizer, lines) if lines else True
+    except Exception as error:  # whatever keeps transformers from reading the base is not the extension's doing
+        return [Finding(9, "transformers reads it alike", True, f"not judged: it cannot read the base ({type(error).__name__})")]
+    try:
+        after = AutoTokenizer.from_pretrained(new.folder, trust_remote_code=False)
+    except Exception as error:
+        return [Finding(9, "transformers reads it alike", False, example=str(error)[:300])]
+    example = ""
+    if agrees and lines:
+        pairs = zip(lines, after(lines, add_special_tokens=False)["input_ids"], encode_ids(new.tokenizer, lines))
+        example = next((line[:200] for line, a, b in pairs if a != b), "")
+    found = [
+        Finding(
+            9,
+            "transformers reads it alike",
+            not example,
+            len(lines) if agrees else "not judged: it reads the base otherwise",
+            None,
+            example,
+        )
+    ]
+    same = before.special_tokens_map == after.special_tokens_map and before.all_special_ids == after.all_special_ids
+    example = (
+        ""
+        if same
+        else f"{before.special_tokens_map} {before.all_special_ids} became {after.special_tokens_map} {after.all_special_ids}"[:300]
+    )
+    if not example and before.chat_template != after.chat_template:
+        example = "the chat template differs"
+    found.append(Finding(10, "special tokens and chat template are equal", not example, None, None, example))
+    return found
+
+
+def _rules(base: Base, new: Base, fresh: dict[str, int], cfg: VocabRecipe) -> Finding:
+    """11: no new token breaks a rule; single bytes that repair the base are no words and are not judged."""
+    refusal = refusal_of(cfg.rules, [t["content"] for t in base.added])
+    repaired = {to_letters(bytes([b])) for b in base.missing_bytes}
+    broken = [(w, r) for w in fresh if w not in repaired and (r := refusal(new.surfaces[fresh[w]] or b"")) is not None]
+    return Finding(11, "new tokens keep the rules", not broken, len(broken), 0, ", ".join(f"{w} ({r})" for w, r in broken[:5]))
+
+
+def same_again(files: dict[str, bytes], folder: Path) -> Finding:
+    """12: writing the files a second time gives the bytes that are on disk."""
+    differ = [name for name, content in files.items() if (folder / name).read_bytes() != content]
+    return Finding(12, "a second write is equal", not differ, len(files), None, ", ".join(differ))
+
+
+def fuzz(texts: GateTexts, base: Base, seed: int) -> list[str]:
+    """FUZZED short strings: pieces of the texts, random code points, blanks, digits, emoji, decomposed letters and added tokens, mixed."""
+    rng = np.random.default_rng(seed)
+    lines = [line for line in [*texts.target, *texts.protected] if line.strip()][:5_000] or ["Xin chào, rất vui được gặp bạn! 你好 안녕"]
+    odd = [
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "0",
+        "1234",
+        "9.5%",
+        "😀",
+        "👩‍👩‍👧",
+        "e\u0301",
+        "ệ",
+        "ệ",
+        "한",
+        "を",
+        "中",
+        "'s",
+        "don't",
+        "\u200b",
+        "\u00a0",
+    ]
+    odd += [t["content"] for t in base.added[:50]]
+    planes = [
+        (0x20, 0x7F),
+        (0xA0, 0x250),
+        (0x370, 0x530),
+        (0x600, 0x700),
+        (0xE00, 0xE80),
+        (0x1E00, 0x2000),
+        (0x3040, 0x3100),
+        (0x4E00, 0x9FFF),
+    ]
+    planes += [(0xAC00, 0xD7A3), (0x1F300, 0x1F700), (0x1, 0xD7FF), (0x10000, 0x10FFFF)]
+    out = []
+    for parts in rng.integers(1, 7, size=FUZZED):
+        text = []
+        for kind, a, b in rng.integers(0, 1 << 30, size=(parts, 3)).tolist():
+            if kind % 3 == 0:
+                line = lines[a % len(lines)]
+                start = b % len(line)
+                text.append(line[start : start + 1 + kind // 3 % 12])
+            elif kind % 3 == 1:
+                low, high = planes[a % len(planes)]
+                text.append("".join(chr(low + (b * (i + 1)) % (high - low)) for i in range(1 + kind // 3 % 3)))
+            else:
+                text.append(odd[a % len(odd)])
+        out.append("".join(c for c in "".join(text) if not 0xD800 <= ord(c) < 0xE000))
+    return out

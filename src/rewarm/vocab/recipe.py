@@ -1,0 +1,68 @@
+"""The `vocab:` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rewarm.section import Section
+
+
+class Rules(Section):
+    """What a new token may look like. They hold for the result of every merge, so for the tokens on the way to it too."""
+
+    character: bool = True
+    """A token is whole characters, or a part of one character with at most a space before it. Without this rule some tokens end inside a
+    second character (3 % of Korean ones), which no text could be cut at."""
+    digits: Literal["never", "allow"] = "never"
+    """`never`: no new token holds a decimal digit, so numbers keep the tokens the model learnt to count with."""
+    max_chars: PositiveInt = 16
+    """Longest new token in characters; keeps law boilerplate from becoming one token."""
+    max_bytes: PositiveInt = 48
+    """Longest new token in UTF-8 bytes."""
+    repeat_cap: PositiveInt = 4
+    """A line that repeats counts at most this often, so that headers and footers do not fill the vocabulary."""
+
+
+class VocabRecipe(Section):
+    """How the tokenizer grows."""
+
+    extend: bool | Literal["auto"] = "auto"
+    """`auto`: only if some size within `max_size` gains at least `min_gain`; `true`: in any case; `false`: the base's tokenizer stays."""
+    size: PositiveInt | Literal["auto"] = "auto"
+    """New tokens, all languages together. `auto`: the smallest size whose doubling would add less than 3 % bytes a token, less the tail
+    under `min_uses`."""
+    max_size: PositiveInt = 32_000
+    """Upper bound of `size`. Each token costs one row of the model's width, two where input and output rows are not shared."""
+    min_gain: Annotated[float, Field(ge=0.0, le=10.0)] = 0.15
+    """Least gain in bytes a token (0.15 = 15 %) on held-out target text for which `extend: auto` extends."""
+    tau: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["off"] = 0.01
+    """Guard of old text: a merge is refused if its rate (per byte) in the protected text is above `tau` times its rate in the target text.
+    `off` goes without protected text, and then nothing is proven about old text."""
+    max_changed_lines: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of protected lines, set aside before counting, whose tokens may change (they get fewer and longer ones). An automatic size
+    shrinks to keep it. Lines are whole paragraphs, and an English encyclopaedia does name Kuala Lumpur and Tran Hung Dao: 8,000 Vietnamese
+    tokens change 0.6 % of such lines, and 0.02 % of their tokens."""
+    rules: Rules = Rules()
+    """What a new token may look like."""
+    min_uses: PositiveInt | Literal["auto"] = "auto"
+    """Least expected uses of a new token in the planned training (in the counted text, where no training is planned); the rarer tail is cut.
+    `auto`: one in 100,000 planned tokens, at least 2, at most 200; a size that is given in numbers is then not cut."""
+    init: Literal["length_mean", "mean"] = "length_mean"
+    """First value of a new row: `length_mean` = mean of the rows of its old tokens, weighted by their bytes; `mean` = mean of all trained
+    rows, the same for all (worse: a row must then be learnt from nothing)."""
+    pad_to: PositiveInt = 128
+    """Rows are padded to a multiple of this (matrix products like round sizes), and are never fewer than the base has."""
+    repair_bytes: bool = True
+    """Adds the single bytes the base lacks, after the new tokens, so that every text survives encoding and decoding."""
+    sample_mb: PositiveInt = 100
+    """Megabytes of each language, and of protected text, that are counted; documents are chosen by a hash."""
+    seed: int = 0
+    """Chooses the documents that are sampled, held out and tested."""
+
+    @model_validator(mode="after")
+    def _size_within_bound(self) -> Self:
+        if self.size != "auto" and self.size > self.max_size:
+            raise ValueError(f"size {self.size:,} is above max_size {self.max_size:,}: raise max_size or lower size")
+        return self

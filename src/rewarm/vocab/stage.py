@@ -1,0 +1,347 @@
+"""The vocabulary stage: base model and texts in, a plain model folder with a longer tokenizer out, or the reasons why not.
+
+Steps: sample, count, merge and choose, files, gate, rows, gate. Counting, the long one, leaves a file that a rerun reads; the rest takes
+seconds and is simply done again. `model/` appears last, by one rename: whoever finds it finds all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import unicodedata
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from rewarm.atomic import disk_errors, open_atomic, read_json, sha256_file, sweep, sync_folder, write_atomic, write_json
+from rewarm.errors import UserError
+from rewarm.progress import Reporter, Silent
+from rewarm.signals import check_stop
+from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, to_letters
+from rewarm.vocab.byte_bpe import Extension, extended_spec, extension_files, extension_of, grammar_of
+from rewarm.vocab.choose import PROTECTED, Choice, Problem, choose, pose
+from rewarm.vocab.count import Counts, count
+from rewarm.vocab.gate import Finding, GateTexts, check_tokenizer, same_again
+from rewarm.vocab.gate_rows import check_model
+from rewarm.vocab.recipe import VocabRecipe
+from rewarm.vocab.report import fertility
+from rewarm.vocab.rows import copy_beside, extend_model
+from rewarm.vocab.text import Sample, lines_of, read_documents, sample_pieces
+
+FORMAT = 1
+LEAST_PROTECTED = 1_000_000
+ENOUGH_PROTECTED = 20_000_000
+HELD_SHARE, HELD_BYTES = 0.05, 2_000_000
+NFD_SHARE = 0.01
+
+
+def extend(
+    base_dir: Path,
+    targets: dict[str, list[Path]],
+    protect: list[Path],
+    out: Path,
+    cfg: VocabRecipe | None = None,
+    heldout: dict[str, Path] | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """The stage without a run: extends the tokenizer and model in `base_dir`, writes to `out`; see `vocab_stage`."""
+    return vocab_stage(cfg or VocabRecipe(), base_dir, targets, protect, heldout or {}, None, out, reporter or Silent())
+
+
+def vocab_stage(
+    cfg: VocabRecipe,
+    base_dir: Path,
+    targets: dict[str, list[Path]],
+    protect: list[Path],
+    heldout: dict[str, Path],
+    planned_tokens: int | None,
+    out: Path,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Extends the base's tokenizer by the target texts' words; returns counts (`extended`, sizes, bytes a token before and after).
+
+    targets: language -> files; protect: old text whose tokens must stay; heldout: text's name -> file, only measured. planned_tokens: tokens
+    the training will read, for `min_uses: auto`. Writes `model/`, `extension.json`, `new_tokens.tsv`, `curve.json`, `gate.json` and
+    `report.json` to `out`; where it does not extend, only the reports. Raises UserError, and puts no `model/` in place, if the tokenizer is
+    of another kind, the texts do not do, or the gate finds a broken invariant (then see `rejected/`).
+    """
+    if cfg.extend is False:
+        return {"extended": False, "reason": "vocab.extend is false"}
+    base = open_base(Path(base_dir))
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    settings = _settings(cfg, base, targets, protect, heldout, planned_tokens)
+    finished = _finished(out, settings)
+    if finished is not None:
+        return finished
+    sweep(out)
+    for finding in base.findings:
+        reporter.warn(finding)
+    texts = _sample(cfg, targets, protect, reporter)
+    counts = _counts(cfg, base, texts, out, reporter)
+    check_stop()
+    languages = sorted(targets)
+    problem = pose(counts, base, grammar_of(base), languages, cfg)
+    tuning = _lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
+    choice = choose(problem, base, cfg, planned_tokens, tuning)
+    for reason in choice.reasons:
+        reporter.say(f"  {reason}")
+    write_json(out / "curve.json", choice.curve.table(choice.merges.new))
+    held = {name: list(read_documents(path)) for name, path in sorted(heldout.items())} or _own_heldout(texts, languages)
+    keep_base = not choice.merges.new or (cfg.extend == "auto" and not choice.advice.extend)
+    if keep_base:
+        reporter.warn(choice.advice.text if not choice.advice.extend else "no new token is left: the base's tokenizer stays")
+        table = fertility({"before": base.tokenizer}, held)
+        facts = {
+            "extended": False,
+            "reason": choice.advice.text,
+            "best_gain": round(choice.advice.gain, 4),
+            "size_reasons": list(choice.reasons),
+        }
+        write_json(out / "report.json", {"settings": settings, "facts": facts, "texts": table})
+        return facts
+    if not choice.advice.extend:
+        reporter.warn(f"{choice.advice.text}; done all the same, as vocab.extend is true")
+    return _write(cfg, base, problem, choice, texts, held, counts, settings, out, reporter)
+
+
+def _settings(
+    cfg: VocabRecipe, base: Base, targets: dict[str, list[Path]], protect: list[Path], heldout: dict[str, Path], planned: int | None
+) -> dict[str, Any]:
+    """What decides the result: a finished folder made of something else is not taken for this one."""
+    names = {"targets": {k: sorted(Path(p).name for p in v) for k, v in sorted(targets.items())}}
+    names |= {"protect": sorted(Path(p).name for p in protect), "heldout": {k: Path(p).name for k, p in sorted(heldout.items())}}  # type: ignore[dict-item]
+    return {"format": FORMAT, "recipe": cfg.model_dump(), "base": _spec_hash(base), **names, "planned_tokens": planned}
+
+
+def _spec_hash(base: Base) -> str:
+    file = base.folder / "tokenizer.json"
+    return sha256_file(file if file.is_file() else base.folder / "vocab.json")
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier call returned, if it ended just before its caller could note it; UserError if it was another extension."""
+    if not (out / "model").is_dir():
+        return None
+    report = read_json(out / "report.json")
+    if report["settings"] != settings:
+        raise UserError("this folder holds another extension", where=str(out), fix="choose another folder; nothing is overwritten")
+    facts: dict[str, Any] = report["facts"]
+    return facts
+
+
+def _sample(cfg: VocabRecipe, targets: dict[str, list[Path]], protect: list[Path], reporter: Reporter) -> dict[str, Sample]:
+    """Reads and cuts the texts: `target:<language>` into counted and tuning (held-out) parts, PROTECTED into counted, tuning and test."""
+    limit = cfg.sample_mb * 1_000_000
+    out = {}
+    for language in sorted(targets):
+        sample = sample_pieces(targets[language], limit, HELD_SHARE, 0.0, cfg.seed)
+        if not any(line.strip() for line in lines_of(sample.counted)):
+            raise UserError(f"no text for `{language}`", where="vocab.targets", fix="give files that hold text, or a source with role: new")
+        out[f"target:{language}"] = sample
+        _warn_decomposed(language, sample, reporter)
+    if not out:
+        raise UserError("no target text", where="vocab", fix="give at least one text in the new language: a source with role: new")
+    if cfg.tau != "off":
+        out[PROTECTED] = _protected_sample(cfg, protect, limit, reporter)
+        _refuse_shared(out)
+    elif protect:
+        reporter.say("  vocab.tau is off: the protected text is not read, and nothing is proven about old text")
+    return out
+
+
+def _protected_sample(cfg: VocabRecipe, protect: list[Path], limit: int, reporter: Reporter) -> Sample:
+    sample = sample_pieces(protect, limit, 0.05, 0.05, cfg.seed)
+    if sample.total_bytes < LEAST_PROTECTED:
+        found = f"{sample.total_bytes / 1e6:.2f} MB of protected text" if protect else "no protected text"
+        raise UserError(
+            f"{found}: at least 1 MB of text that the base knows is needed, so that its tokens can be kept",
+            where="vocab.tau",
+            fix="add a source with role: replay (20 MB of the base's own language is best), or set vocab.tau: off to go without any guarantee",
+        )
+    if sample.total_bytes < ENOUGH_PROTECTED:
+        reporter.warn(
+            f"only {sample.total_bytes / 1e6:.1f} MB of protected text: words it does not hold are not protected; "
+            "with 20 MB and more, fewer lines of old text change"
+        )
+    return sample
+
+
+def _warn_decomposed(language: str, sample: Sample, reporter: Reporter) -> None:
+    lines = _lines(sample.counted)
+    share = sum(not unicodedata.is_normalized("NFC", line) for line in lines) / max(1, len(lines))
+    if share > NFD_SHARE:
+        reporter.warn(
+            f"{100 * share:.1f} % of the lines of `{language}` are not NFC (letters and marks apart): their words are counted apart from the "
+            "composed ones, and text written so gains little; normalise it (corpus.normalise.unicode: NFC)"
+        )
+
+
+def _refuse_shared(texts: dict[str, Sample]) -> None:
+    """Protected text that is target text too would forbid the very merges that are wanted."""
+    protected = {p for part in (texts[PROTECTED].counted, texts[PROTECTED].tuning, texts[PROTECTED].test) for p in part if len(p) > 200}
+    for name, sample in texts.items():
+        shared = [p for p in [*sample.counted, *sample.tuning] if p in protected] if name != PROTECTED else []
+        if shared:
+            raise UserError(
+                f"{len(shared):,} documents are both protected and target text of `{name.removeprefix('target:')}`; one begins: {shared[0][:80]!r}",
+                where="vocab",
+                fix="give different texts",
+            )
+
+
+def _lines(pieces: list[str]) -> list[str]:
+    """Unique lines that hold more than blanks, in order."""
+    return sorted({line.strip("\n") for line in lines_of(pieces) if line.strip()})
+
+
+def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], out: Path, reporter: Reporter) -> Counts:
+    """Counts all groups, or reads what an earlier try counted."""
+    groups: dict[str, tuple[list[str], int | None]] = {}
+    for name, sample in texts.items():
+        groups[name] = (sample.counted, cfg.rules.repeat_cap)
+        if name != PROTECTED:
+            groups[name.replace("target:", "held:", 1)] = (_up_to(sample.tuning, HELD_BYTES), None)
+    mark = hashlib.sha256(f"{FORMAT} {_spec_hash(base)}".encode())
+    for name, (pieces, cap) in groups.items():
+        mark.update(f"\0{name}\0{cap}\0".encode())
+        for piece in pieces:
+            mark.update(piece.encode(errors="surrogatepass") + b"\0")
+    file = out / f"counts-{mark.hexdigest()[:12]}.npz"
+    if file.is_file():
+        with np.load(file) as table:
+            words = table["words"].tobytes().decode().split("\n")
+            return Counts(words, table["weight"], table["bytes"], tuple(table["groups"].tobytes().decode().split("\n")))
+    with reporter.bar("counting words", None, "bytes") as bar:
+        counts = count(groups, base)
+        bar.advance(float(counts.bytes.sum()))
+    texts_of = {"words": counts.words, "groups": list(counts.groups)}
+    arrays = {k: np.frombuffer("\n".join(v).encode(), dtype=np.uint8) for k, v in texts_of.items()}
+    with open_atomic(file) as stream:
+        np.savez(stream, weight=counts.weight, bytes=counts.bytes, **arrays)
+    return counts
+
+
+def _up_to(pieces: list[str], limit: int) -> list[str]:
+    out, size = [], 0
+    for piece in pieces:
+        size += len(piece.encode())
+        if out and size > limit:
+            break
+        out.append(piece)
+    return out
+
+
+def _own_heldout(texts: dict[str, Sample], languages: list[str]) -> dict[str, list[str]]:
+    held = {name: _up_to(texts[f"target:{name}"].tuning or texts[f"target:{name}"].counted, HELD_BYTES) for name in languages}
+    return held | ({PROTECTED: _up_to(texts[PROTECTED].test, HELD_BYTES)} if PROTECTED in texts else {})
+
+
+def _write(
+    cfg: VocabRecipe, base: Base, problem: Problem, choice: Choice, texts: dict[str, Sample], held: dict[str, list[str]], counts: Counts,
+    settings: dict[str, Any], out: Path, reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
+    """Files, gate, rows, gate, reports; then `model/` is put in place."""
+    extension = extension_of(base, choice.merges, cfg.repair_bytes)
+    building = out / "building"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    files = extension_files(base, extension)
+    for name, content in files.items():
+        write_atomic(building / name, content)
+    left = copy_beside(base, building)
+    for name in left:
+        reporter.warn(f"{name} is not copied: it holds the old vocabulary; tokenizer.json is the one to use")
+    gate_texts = GateTexts(
+        target=[line for name in sorted(texts) if name != PROTECTED for line in _lines(_up_to(texts[name].tuning, HELD_BYTES))],
+        protected=_lines(texts[PROTECTED].test) if PROTECTED in texts else [],
+    )
+    fewest = float(choice.merges.count.min()) / problem.unit
+    reporter.say("  checking the tokenizer")
+    findings = check_tokenizer(base, building, gate_texts, cfg, fewest)
+    findings.append(same_again(extension_files(base, extension), building))
+    _block(findings, building, out)
+    check_stop()
+    tensors, rows = extend_model(base, extension, building, cfg)
+    reporter.say("  checking the model's rows")
+    findings += check_model(base, building, extension, cfg)
+    _block(findings, building, out)
+    new = Tokenizer.from_file(str(building / "tokenizer.json"))
+    table = fertility({"before": base.tokenizer, "after": new}, held)
+    uses = _uses(base, extension, counts, sorted(problem.weights))
+    protected = next((f.value for f in findings if f.number == 4), None)
+    facts = {
+        "extended": True, "kind": base.kind, "new_tokens": choice.merges.new, "repaired_bytes": len(extension.tokens) - choice.merges.new,
+        "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tied": tensors.tied,
+        "bytes_per_token": {name: {k: row[k]["bytes_per_token"] for k in ("before", "after")} for name, row in table.items()},
+        "gain": round(choice.curve.gain(choice.merges.new), 4), "size_reasons": list(choice.reasons), "protected": protected,
+        "unreachable": next(f.value for f in findings if f.number == 5),
+    }  # fmt: skip
+    write_json(out / "gate.json", [f.record() for f in findings])
+    write_json(out / "extension.json", _extension_record(cfg, base, extension, choice, problem, uses, rows))
+    write_atomic(out / "new_tokens.tsv", _tsv(base, extension, uses))
+    report = {"settings": settings, "facts": facts, "texts": table, "unused_alone": int((uses == 0).sum()), "min_uses": choice.min_uses}
+    write_json(out / "report.json", {**report, "tuning": choice.tuning, "base_findings": list(base.findings), "not_copied": left})
+    building.rename(out / "model")
+    sync_folder(out)
+    return facts
+
+
+def _block(findings: list[Finding], building: Path, out: Path) -> None:
+    """Stops on a broken invariant: the files go to `rejected/` beside `gate.json`, nothing is put into place."""
+    broken = [f for f in findings if not f.ok]
+    if not broken:
+        return
+    rejected = out / "rejected"
+    shutil.rmtree(rejected, ignore_errors=True)
+    building.rename(rejected)
+    write_json(rejected / "gate.json", [asdict(f) for f in findings])
+    lines = [f"{f.number}. {f.name}: {f.value} (limit {f.limit})" + (f"; {f.example}" if f.example else "") for f in broken]
+    fix = next((f.fix for f in broken if f.fix), "the files are kept for a look; if the base is sound, this is a bug of rewarm")
+    raise UserError("the extended tokenizer breaks what it must keep:\n" + "\n".join(lines), where=str(rejected), fix=fix)
+
+
+def _uses(base: Base, extension: Extension, counts: Counts, languages: list[str]) -> Any:
+    """[new ids] uses of each new token in the counted target text, as the finished tokenizer cuts it (0: only part of longer ones)."""
+    ids = encode_ids(bare_model(extended_spec(base, extension)), counts.words)
+    lengths = np.fromiter((len(i) for i in ids), dtype=np.int64, count=len(ids))
+    flat = np.fromiter((t for i in ids for t in i), dtype=np.int64, count=int(lengths.sum())) - extension.first_new_id
+    weight = np.repeat(sum(counts.column(f"target:{name}") for name in languages), lengths)
+    out = np.zeros(len(extension.tokens), dtype=np.int64)
+    np.add.at(out, flat[flat >= 0], weight[flat >= 0])
+    return out
+
+
+def _extension_record(
+    cfg: VocabRecipe, base: Base, extension: Extension, choice: Choice, problem: Problem, uses: Any, rows: int
+) -> dict[str, Any]:
+    """extension.json: all that a trainer, an exporter or an auditor needs to know of what was added."""
+    tokens = [{"id": t.id, "surface": _readable(t.surface), "parts": list(t.parts), "uses": int(n)} for t, n in zip(extension.tokens, uses)]
+    return {
+        "format": FORMAT, "base": {"name": base.folder.name, "tokenizer_sha256": _spec_hash(base), "rows": base.rows}, "kind": base.kind,
+        "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tokens": tokens,
+        "merges": [list(m) for m in extension.merges], "banned": choice.merges.banned, "tau": cfg.tau, "weights": problem.weights,
+        "init": cfg.init, "seed": cfg.seed, "versions": {name: version(name) for name in ("rewarm", "tokenizers", "numpy")},
+    }  # fmt: skip
+
+
+def _readable(surface: bytes) -> dict[str, str]:
+    """`{"str": " xin"}`, or `{"hex": "e1ba"}` for bytes that are no whole characters."""
+    try:
+        return {"str": surface.decode()}
+    except UnicodeDecodeError:
+        return {"hex": surface.hex()}
+
+
+def _tsv(base: Base, extension: Extension, uses: Any) -> str:
+    """One line a new token, for people: id, token as the vocabulary writes it, text or hex, old parts, uses."""
+    name = {i: text for text, i in base.vocab.items()}
+    lines = ["id\ttoken\ttext\tparts\tuses"]
+    for token, n in zip(extension.tokens, uses):
+        text = next(iter(_readable(token.surface).values()))
+        lines.append(f"{token.id}\t{to_letters(token.surface)}\t{text}\t{' '.join(name[p] for p in token.parts)}\t{int(n)}")
+    return "\n".join(lines) + "\n"
