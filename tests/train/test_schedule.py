@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,8 +31,8 @@ def test_the_rate_rises_to_one_peak_and_falls_to_its_floor(cfg, steps):
     top = max(f)
     peak = f.index(top)
     assert top == pytest.approx(1.0) or cfg.warmup_share == 0
-    assert all(a <= b for a, b in zip(f[:peak], f[1 : peak + 1]))
-    assert all(a >= b - 1e-12 for a, b in zip(f[peak:], f[peak + 1 :]))
+    assert all(a <= b for a, b in pairwise(f[: peak + 1]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(f[peak:]))
     assert all(0 < x <= 1 for x in f[:-1]) and min(f) >= 0
 
 
@@ -40,7 +42,7 @@ def test_the_rate_is_continuous_at_its_joints(cfg, steps):
     f = rates(cfg, steps)
     warm = warmup_steps(cfg, steps)
     slope = max(1 / warm if warm else 0.0, 3.2 / 2 / (steps - warm))
-    assert all(abs(a - b) <= slope + 1e-9 for a, b in zip(f, f[1:]))
+    assert all(abs(a - b) <= slope + 1e-9 for a, b in pairwise(f))
 
 
 @given(recipes, lengths, st.data())

@@ -1,9 +1,8 @@
 """Checkpoints that are there whole or not at all, and are checked before they are believed.
 
-`step-N.tmp/` is written, flushed to disk and renamed to `step-N/`; then `LATEST` is replaced. Tensors are safetensors by parameter name,
-the rest is JSON, and a manifest holds the size and SHA-256 of every file. Schedule and rows are functions of the step, so nothing else is
-needed to go on exactly.
-"""
+`step-N.tmp/` is written, flushed to disk and renamed to `step-N/`; then `LATEST`, which is for people and scripts, is replaced. Tensors are
+safetensors by parameter name, the rest is JSON, and a manifest holds the size and SHA-256 of every file. Schedule and rows are functions of
+the step, so nothing else is needed to go on exactly."""
 
 from __future__ import annotations
 
@@ -109,8 +108,7 @@ class Checkpointer:
 
     def latest(self) -> Loaded | None:
         """The newest checkpoint whose files agree with their checksums, or None. A damaged one is warned about and passed over."""
-        marked = self._marked()
-        for step in sorted(self.steps(), key=lambda step: (step == marked, step), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 loaded = _checked(self.folder / f"step-{step}", step)
             except Damaged as damage:
@@ -121,13 +119,6 @@ class Checkpointer:
                 continue
             return loaded
         return None
-
-    def _marked(self) -> int | None:
-        try:
-            found = _STEP.fullmatch((self.folder / "LATEST").read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError):
-            return None
-        return int(found[1]) if found else None
 
     def remove_all(self) -> None:
         """After the final model is on disk: moments have no use any more."""

@@ -44,6 +44,7 @@ class Kernels:
     precision: Precision
     form: Form
     compiled: bool
+    row_pieces: int | None = None
 
 
 class Engine:
@@ -72,7 +73,7 @@ class Engine:
 
     def _micro(self, batch: RowBatch) -> list[DeviceBatch]:
         kernels = self.kernels
-        return micro_batches(batch, min(self.micro_rows, len(batch.ids)), kernels.device, kernels.form)
+        return micro_batches(batch, min(self.micro_rows, len(batch.ids)), kernels.device, kernels.form, row_pieces=kernels.row_pieces)
 
     def _backward(self, context: RunContext | None, batch: DeviceBatch, by_source: Tensor) -> Tensor:
         """Adds the gradients of one micro-batch, and its NLL to its sources. Returns its loss, a sum in nats."""

@@ -6,7 +6,6 @@ step.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -213,11 +212,9 @@ class Loop:
         self._interval.add(record, loss, norm, bool(bad), by_source)
         if bad:
             self._left_out(record, loss, norm)
-        else:
-            progress.bad_in_a_row = 0
         mean = loss / max(record.labels, 1)
-        if math.isfinite(mean):
-            progress.last_loss = mean
+        if not bad:
+            progress.bad_in_a_row, progress.last_loss = 0, mean
         bar.advance(1, f"loss {mean:.3f}")
         number = record.step + 1
         if number % self.cfg.log_every == 0 or number == self.course.steps:

@@ -132,7 +132,7 @@ def clipped_step(
     """
     norm = torch.nn.utils.get_total_norm([p.local.grad for p in params if p.local.grad is not None]).float()
     bad = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
-    optimizer.grad_scale = torch.clamp(norm / clip, min=1.0)  # type: ignore[attr-defined]
-    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    optimizer.grad_scale = torch.clamp(norm / clip, min=1.0)
+    optimizer.found_inf = bad
     scaled_step(optimizer, scales)
     return norm, bad

@@ -40,5 +40,6 @@ def _of(batch: RowBatch, name: str, rows: Any) -> Any:
 
 def join(parts: Sequence[Rows]) -> Rows:
     """All rows of the parts, in order; all have weights or none has."""
-    joined = {name: [getattr(part, name) for part in parts] for name in _FIELDS}
-    return Rows(**{name: None if values[0] is None else np.concatenate(values) for name, values in joined.items()})
+    joined: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in _FIELDS}
+    whole: dict[str, Any] = {name: None if values[0] is None else np.concatenate(values) for name, values in joined.items()}
+    return Rows(**whole)

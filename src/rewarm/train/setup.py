@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -24,6 +24,16 @@ from rewarm.train.optim import build_optimizer, parameters_by_kind
 from rewarm.train.plan import micro_rows_at_most
 from rewarm.train.recipe import TrainRecipe
 from rewarm.train.schedule import auto_lr
+
+
+class RowSource(Protocol):
+    """What training asks of a mixture: its sources' names, in the order of `Batch.source`, and the most pieces that any of its rows has."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def row_pieces(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Setup:
 def set_up(
     cfg: TrainRecipe,
     model_dir: Path,
-    sources: int,
+    mixture: RowSource,
     batch_of: Callable[[int], RowBatch],
     new_rows: tuple[int, int] | None,
     true_vocab: int | None,
@@ -78,7 +88,7 @@ def set_up(
     stack.build(base.model, base.family)
     precision = choose_precision(cfg.precision, device)
     compiled = device.type == "cuda" if cfg.compile == "auto" else cfg.compile
-    kernels = Kernels(device, precision, form_for(device, precision.compute), compiled)
+    kernels = Kernels(device, precision, form_for(device, compiled=compiled), compiled, mixture.row_pieces)
     loss = CausalLMLoss(base.model, base.family, true_vocab)
     ceiling = _prove(loss, kernels, out, reporter)
     if compiled:
@@ -94,7 +104,7 @@ def set_up(
         stack,
         kernels,
         batch_of=batch_of,
-        sources=sources,
+        sources=len(mixture.names),
         arithmetic=arithmetic_of(base.family, true_vocab),
         micro_rows=micro_rows_at_most(cfg, step_rows, row_tokens, device.type),
         clip=cfg.clip,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,19 +29,12 @@ from rewarm.train.metrics import peak_memory_gib, peak_rate
 from rewarm.train.plan import Timing, probe_interval, steps_for_minutes
 from rewarm.train.recipe import TrainRecipe
 from rewarm.train.schedule import lr_factor, warmup_steps
-from rewarm.train.setup import set_up
+from rewarm.train.setup import RowSource, set_up
 
 SAVE_BYTES_PER_SECOND = 200e6
 """What `max_minutes` expects of the disk when the final model is written: a slow one's rate."""
 REHEARSAL_SHARE = 0.01
 """Share of `max_minutes` that may go into timing steps, beyond the one that is always timed."""
-
-
-class RowSource(Protocol):
-    """What the stage asks of a mixture: its sources' names, in the order of `Batch.source`."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
 
 
 def train_stage(
@@ -71,7 +64,7 @@ def train_stage(
     out.mkdir(parents=True, exist_ok=True)
     sweep(out)
     try:
-        run = _Run(cfg, model_dir, list(mixture.names), batch_of, new_rows, true_vocab, probes, methods, out, reporter, started)
+        run = _Run(cfg, model_dir, mixture, batch_of, new_rows, true_vocab, probes, methods, out, reporter, started)
         return run.train(steps)
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -88,7 +81,7 @@ class _Run:
         self,
         cfg: TrainRecipe,
         model_dir: Path,
-        names: list[str],
+        mixture: RowSource,
         batch_of: Callable[[int], RowBatch],
         new_rows: tuple[int, int] | None,
         true_vocab: int | None,
@@ -98,14 +91,14 @@ class _Run:
         reporter: Reporter,
         started: float,
     ) -> None:
-        self.cfg, self.model_dir, self.names, self.batch_of, self.out = cfg, model_dir, names, batch_of, out
+        self.cfg, self.model_dir, self.names, self.batch_of, self.out = cfg, model_dir, list(mixture.names), batch_of, out
         self.probes = probes if cfg.probe_every != "off" else None
         self.reporter, self.started = reporter, started
         self.journal = Journal(out)
-        self.setup = set_up(cfg, model_dir, len(names), batch_of, new_rows, true_vocab, methods, out, reporter)
+        self.setup = set_up(cfg, model_dir, mixture, batch_of, new_rows, true_vocab, methods, out, reporter)
         self.engine = self.setup.engine
         self.checkpoints = Checkpointer(out / "checkpoints", cfg.keep_last, reporter)
-        self.progress = Progress(len(names))
+        self.progress = Progress(len(self.names))
         self._wall_before = 0.0
 
     def train(self, steps: int | None) -> dict[str, Any]:
