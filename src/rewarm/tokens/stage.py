@@ -140,7 +140,7 @@ def _sample(sources: list[TokenSource]) -> list[str]:
         for text in [] if rows is None else rows.column("text").to_pylist():
             if room <= 0 or text is None:
                 break
-            sample.append(text)
+            sample.append(text[:room])
             room -= len(text.encode())
     return sample
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -183,7 +184,8 @@ def _tokenizers(text: str, path: Path) -> Encoder:
     tokenizer.encode_special_tokens = True
 
     def encode_batch(texts: list[str]) -> list[Ids]:
-        return [np.array(e.ids, dtype=np.uint32) for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        # array("I", list) takes a third of the time of np.array(list): 4 against 13 ns a token, beside 13 for making the list.
+        return [np.frombuffer(array("I", e.ids), dtype=np.uint32) for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     return Encoder("tokenizers", __version__, encode_batch)
 
