@@ -15,6 +15,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,7 @@ def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: R
         target: Counter[tuple[int, int]] = Counter()
         protected: Counter[tuple[int, int]] = Counter()
         for word, text in enumerate(texts):
-            for pair in zip(text, text[1:]):
+            for pair in pairwise(text):
                 target[pair] += int(words.target[word])
                 protected[pair] += int(words.protected[word])
         ready = [pair for pair in target if pair_key(*pair) in log.known]
@@ -281,7 +282,7 @@ class _Line:
         return self.words.watch[self.word[places]].sum(axis=0)
 
     def join(self, places: NDArray[np.int32], left: int, right: int, result: int) -> NDArray[np.int32]:
-        """Joins left and right at these places; in a run of one token the 1st with the 2nd, the 3rd with the 4th. Returns the places used."""
+        """Joins left and right at these places; in a run of one token the 1st and 2nd, the 3rd and 4th. Returns the places used."""
         if left == right and len(places):
             places = np.sort(places)
             number = np.arange(len(places))

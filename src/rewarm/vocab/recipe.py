@@ -47,7 +47,7 @@ class VocabRecipe(Section):
     rules: Rules = Rules()
     """What a new token may look like."""
     min_uses: PositiveInt | Literal["auto"] = "auto"
-    """Least expected uses of a new token in the planned training (in the counted text, where no training is planned); the rarer tail is cut.
+    """Least expected uses of a new token in the planned training (without a plan: in the counted text); the rarer tail is cut.
     `auto`: one in 100,000 planned tokens, at least 2, at most 200; a size that is given in numbers is then not cut."""
     init: Literal["length_mean", "mean"] = "length_mean"
     """First value of a new row: `length_mean` = mean of the rows of its old tokens, weighted by their bytes; `mean` = mean of all trained

@@ -19,7 +19,7 @@ STEP = 64
 
 
 def fertility(tokenizers: dict[str, Tokenizer], texts: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """Text -> its bytes, characters and words, and for each tokenizer tokens and bytes a token (UTF-8 bytes over tokens, a ratio of sums)."""
+    """Text -> its bytes, characters and words, and for each tokenizer its tokens and bytes a token (a ratio of sums)."""
     out: dict[str, dict[str, Any]] = {}
     for name, pieces in texts.items():
         size = sum(len(p.encode()) for p in pieces)

@@ -217,7 +217,7 @@ def resized_config(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def copy_beside(base: Base, out: Path) -> list[str]:
-    """Copies what belongs to the model and does not depend on the vocabulary: chat template, generation config, tokenizer settings, licence.
+    """Copies what belongs to the model whatever its vocabulary: chat template, generation config, tokenizer settings, licence.
 
     Files that `out` has already are left. Returns the names of tokenizer files that were left behind because they no longer agree.
     """
@@ -229,7 +229,8 @@ def copy_beside(base: Base, out: Path) -> list[str]:
         elif path.is_dir():
             if name == "additional_chat_templates":
                 shutil.copytree(path, out / name, dirs_exist_ok=True)
-        elif not (out / name).exists() and not name.endswith(".index.json"):
-            if path.suffix in _KEPT or name.upper().startswith(("LICENSE", "LICENCE", "NOTICE")):
-                shutil.copyfile(path, out / name)
+        elif name.endswith(".index.json") or (out / name).exists():
+            continue
+        elif path.suffix in _KEPT or name.upper().startswith(("LICENSE", "LICENCE", "NOTICE")):
+            shutil.copyfile(path, out / name)
     return left

@@ -64,8 +64,8 @@ def vocab_stage(
 ) -> dict[str, Any]:
     """Extends the base's tokenizer by the target texts' words; returns counts (`extended`, sizes, bytes a token before and after).
 
-    targets: language -> files; protect: old text whose tokens must stay; heldout: text's name -> file, only measured. planned_tokens: tokens
-    the training will read, for `min_uses: auto`. Writes `model/`, `extension.json`, `new_tokens.tsv`, `curve.json`, `gate.json` and
+    targets: language -> files; protect: old text whose tokens must stay; heldout: text's name -> file, only measured. planned_tokens:
+    what the training will read, for `min_uses: auto`. Writes `model/`, `extension.json`, `new_tokens.tsv`, `curve.json`, `gate.json` and
     `report.json` to `out`; where it does not extend, only the reports. Raises UserError, and puts no `model/` in place, if the tokenizer is
     of another kind, the texts do not do, or the gate finds a broken invariant (then see `rejected/`).
     """
@@ -113,9 +113,11 @@ def _settings(
     cfg: VocabRecipe, base: Base, targets: dict[str, list[Path]], protect: list[Path], heldout: dict[str, Path], planned: int | None
 ) -> dict[str, Any]:
     """What decides the result: a finished folder made of something else is not taken for this one."""
-    names = {"targets": {k: sorted(Path(p).name for p in v) for k, v in sorted(targets.items())}}
-    names |= {"protect": sorted(Path(p).name for p in protect), "heldout": {k: Path(p).name for k, p in sorted(heldout.items())}}  # type: ignore[dict-item]
-    return {"format": FORMAT, "recipe": cfg.model_dump(), "base": _spec_hash(base), **names, "planned_tokens": planned}
+    return {
+        "format": FORMAT, "recipe": cfg.model_dump(), "base": _spec_hash(base), "planned_tokens": planned,
+        "targets": {k: sorted(Path(p).name for p in v) for k, v in sorted(targets.items())},
+        "protect": sorted(Path(p).name for p in protect), "heldout": {k: Path(p).name for k, p in sorted(heldout.items())},
+    }  # fmt: skip
 
 
 def _spec_hash(base: Base) -> str:
@@ -161,7 +163,7 @@ def _protected_sample(cfg: VocabRecipe, protect: list[Path], limit: int, reporte
         raise UserError(
             f"{found}: at least 1 MB of text that the base knows is needed, so that its tokens can be kept",
             where="vocab.tau",
-            fix="add a source with role: replay (20 MB of the base's own language is best), or set vocab.tau: off to go without any guarantee",
+            fix="add a source with role: replay (best: 20 MB in the base's own language), or set vocab.tau: off to go without a guarantee",
         )
     if sample.total_bytes < ENOUGH_PROTECTED:
         reporter.warn(
@@ -176,8 +178,8 @@ def _warn_decomposed(language: str, sample: Sample, reporter: Reporter) -> None:
     share = sum(not unicodedata.is_normalized("NFC", line) for line in lines) / max(1, len(lines))
     if share > NFD_SHARE:
         reporter.warn(
-            f"{100 * share:.1f} % of the lines of `{language}` are not NFC (letters and marks apart): their words are counted apart from the "
-            "composed ones, and text written so gains little; normalise it (corpus.normalise.unicode: NFC)"
+            f"{100 * share:.1f} % of the lines of `{language}` are not NFC (letters and marks apart): their words are counted apart from "
+            "the composed ones, and text written so gains little; normalise it (corpus.normalise.unicode: NFC)"
         )
 
 
@@ -188,7 +190,7 @@ def _refuse_shared(texts: dict[str, Sample]) -> None:
         shared = [p for p in [*sample.counted, *sample.tuning] if p in protected] if name != PROTECTED else []
         if shared:
             raise UserError(
-                f"{len(shared):,} documents are both protected and target text of `{name.removeprefix('target:')}`; one begins: {shared[0][:80]!r}",
+                f"{len(shared):,} documents are both protected text and text of `{name.partition(':')[2]}`; one begins: {shared[0][:80]!r}",
                 where="vocab",
                 fix="give different texts",
             )
@@ -214,20 +216,24 @@ def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], out: Path, r
     file = out / f"counts-{mark.hexdigest()[:12]}.npz"
     if file.is_file():
         with np.load(file) as table:
-            words = table["words"].tobytes().decode().split("\n")
-            return Counts(words, table["weight"], table["bytes"], tuple(table["groups"].tobytes().decode().split("\n")))
+            return Counts(
+                table["words"].tobytes().decode().split("\n"),
+                table["weight"],
+                table["bytes"],
+                tuple(table["groups"].tobytes().decode().split("\n")),
+            )
     with reporter.bar("counting words", None, "bytes") as bar:
         counts = count(groups, base)
         bar.advance(float(counts.bytes.sum()))
-    texts_of = {"words": counts.words, "groups": list(counts.groups)}
-    arrays = {k: np.frombuffer("\n".join(v).encode(), dtype=np.uint8) for k, v in texts_of.items()}
+    words, names = (np.frombuffer("\n".join(v).encode(), dtype=np.uint8) for v in (counts.words, counts.groups))
     with open_atomic(file) as stream:
-        np.savez(stream, weight=counts.weight, bytes=counts.bytes, **arrays)
+        np.savez(stream, weight=counts.weight, bytes=counts.bytes, words=words, groups=names)
     return counts
 
 
 def _up_to(pieces: list[str], limit: int) -> list[str]:
-    out, size = [], 0
+    out: list[str] = []
+    size = 0
     for piece in pieces:
         size += len(piece.encode())
         if out and size > limit:
