@@ -122,20 +122,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 factor = counts.to(sums) if weight is None else counts * weight[cut].to(sums)
                 target = torch.where(counts, labels[cut], 0)[:, None]
                 picked = logits.gather(1, target)[:, 0]
-                teacher = None if targets is None else _Teacher.of(targets, cut, logits, counts)
+                teacher = None if targets is None else _teacher(targets, cut, logits)
+                share = None if targets is None else _share(targets)[cut].to(sums) * counts
                 lse = _softmax_(logits)
                 nll[cut] = torch.where(counts, lse - picked, 0)
                 loss = nll[cut]
-                if teacher is not None:
-                    loss = (1 - teacher.share) * loss + teacher.share * teacher.divergence(lse, logits)
+                if teacher is not None and share is not None:
+                    loss = (1 - share) * loss + share * teacher.divergence(lse, logits)
                 total += (loss * factor).sum()
                 if not any(needs):
                     continue
                 gradient = logits
                 hard = torch.ones_like(factor)
-                if teacher is not None:
-                    hard -= teacher.share
-                    teacher.gradient_(gradient)
+                if teacher is not None and share is not None:
+                    hard -= share
+                    teacher.gradient_(gradient, share)
                 gradient.scatter_add_(1, target, -hard[:, None])
                 gradient *= (factor * scale)[:, None]
                 if slope is not None:
@@ -206,65 +207,50 @@ def _add_product_(out: Tensor, g: Tensor, x: Tensor) -> None:
         out += torch.mm(g.t(), x)
 
 
-class _Teacher:
-    """A teacher over one chunk: its share of each token's loss, the divergence, and what it adds to the gradient."""
+class _FullTeacher:
+    """All of a teacher's vocabulary over one chunk: KL = sum q (log q - logits) + lse, its gradient p - q."""
 
-    def __init__(self, share: Tensor, cross: Tensor, entropy: Tensor) -> None:
-        self.share, self._cross, self._entropy = share, cross, entropy
-
-    @staticmethod
-    def of(targets: Targets, cut: slice, logits: Tensor, counts: Tensor) -> _Teacher:
-        share = _share(targets)[cut].to(logits.dtype) * counts
-        return _FullTeacher(share, targets, cut, logits) if isinstance(targets, TeacherHead) else _KeptTeacher(share, targets, cut, logits)
-
-    def divergence(self, lse: Tensor, p: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def gradient_(self, p: Tensor) -> None:
-        raise NotImplementedError
-
-
-class _FullTeacher(_Teacher):
-    """All of the teacher's vocabulary: KL = sum q (log q - logits) + lse; its gradient is p - q."""
-
-    def __init__(self, share: Tensor, targets: TeacherHead, cut: slice, logits: Tensor) -> None:
+    def __init__(self, targets: TeacherHead, cut: slice, logits: Tensor) -> None:
         self.q = torch.mm(targets.hidden[cut], targets.weight.t()).to(logits.dtype)
         if targets.bias is not None:
             self.q += targets.bias
         _bend_(self.q, targets.scale, targets.softcap, slope=False)
-        width = self.q.shape[1]
         raw = self.q.clone()
-        lse = _softmax_(self.q)
-        super().__init__(share, (self.q * logits[:, :width]).sum(1), (self.q * raw).sum(1) - lse)
+        entropy = _softmax_(self.q) - (self.q * raw).sum(1)
+        self._without_lse = -entropy - (self.q * logits[:, : self.q.shape[1]]).sum(1)
 
     def divergence(self, lse: Tensor, p: Tensor) -> Tensor:
-        return self._entropy - self._cross + lse
+        return self._without_lse + lse
 
-    def gradient_(self, p: Tensor) -> None:
-        p[:, : self.q.shape[1]].addcmul_(self.q, self.share[:, None], value=-1)
+    def gradient_(self, p: Tensor, share: Tensor) -> None:
+        """(1 - share) p + share (p - q), in place of p; the hard label comes on top."""
+        p[:, : self.q.shape[1]].addcmul_(self.q, share[:, None], value=-1)
 
 
-class _KeptTeacher(_Teacher):
+class _KeptTeacher:
     """k kept probabilities and one bucket for the rest: the student's rest is 1 minus its probability of the kept ids."""
 
-    def __init__(self, share: Tensor, targets: SoftTargets, cut: slice, logits: Tensor) -> None:
+    def __init__(self, targets: SoftTargets, cut: slice, logits: Tensor) -> None:
         self.ids = targets.ids[cut].long()
         self.probs, self.rest = targets.probs[cut].to(logits.dtype), targets.rest[cut].to(logits.dtype)
-        entropy = torch.xlogy(self.probs, self.probs).sum(1) + torch.xlogy(self.rest, self.rest)
-        super().__init__(share, (self.probs * logits.gather(1, self.ids)).sum(1), entropy)
+        entropy = -torch.xlogy(self.probs, self.probs).sum(1) - torch.xlogy(self.rest, self.rest)
+        self._without_lse = -entropy - (self.probs * logits.gather(1, self.ids)).sum(1)
 
     def _student_rest(self, p: Tensor) -> Tensor:
         return (1 - p.gather(1, self.ids).sum(1)).clamp_min(torch.finfo(p.dtype).tiny)
 
     def divergence(self, lse: Tensor, p: Tensor) -> Tensor:
-        return self._entropy - self._cross + lse * self.probs.sum(1) - self.rest * self._student_rest(p).log()
+        return self._without_lse + lse * self.probs.sum(1) - self.rest * self._student_rest(p).log()
 
-    def gradient_(self, p: Tensor) -> None:
-        """Of the KL: p - q at the kept ids, p - (rest_q / rest_p) p elsewhere; mixed with the hard label's p by `share`."""
+    def gradient_(self, p: Tensor, share: Tensor) -> None:
+        """Of the KL: p - q at the kept ids, p - (rest of q / rest of p) p elsewhere; with (1 - share) p, in place of p."""
         kept = p.gather(1, self.ids)
-        outside = 1 - self.share * (self.rest / self._student_rest(p))
-        p *= outside[:, None]
-        p.scatter_(1, self.ids, kept - self.share[:, None] * self.probs)
+        p *= (1 - share * (self.rest / self._student_rest(p)))[:, None]
+        p.scatter_(1, self.ids, kept - share[:, None] * self.probs)
+
+
+def _teacher(targets: Targets, cut: slice, logits: Tensor) -> _FullTeacher | _KeptTeacher:
+    return _FullTeacher(targets, cut, logits) if isinstance(targets, TeacherHead) else _KeptTeacher(targets, cut, logits)
 
 
 def _share(targets: Targets) -> Tensor:

@@ -52,12 +52,12 @@ def _attention(
         )  # fmt: skip
     else:
         out, lse = varlen_reference(q, k, v, cu, meta, scale, window or None, softcap or None)
-    return out.contiguous(), lse.float().contiguous()
+    return out.contiguous(), lse.to(_sums(q)).contiguous()
 
 
 @_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, meta: Tensor, scale: float, window: int, softcap: float) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=_sums(q))
 
 
 @torch.library.custom_op("rewarm::attention_backward", mutates_args=())
@@ -133,6 +133,10 @@ _attention.register_autograd(_backward, setup_context=_keep)
 def _has_kernel(q: Tensor, softcap: float) -> bool:
     channels = q.shape[-1]
     return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and channels % 8 == 0 and channels <= 256 and not softcap
+
+
+def _sums(q: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
 
 
 def _pieces(cu: Tensor, meta: Tensor) -> list[tuple[int, int]]:
