@@ -31,6 +31,7 @@ def card(facts: dict[str, Any]) -> str:
         "licence": facts.get("licence"),
         "prompt": facts.get("prompt") or "Once upon a time",
         "base": base,
+        "hub_name": base["name"] if re.fullmatch(r"[\w.-]+/[\w.-]+", base["name"] or "") else None,
         "languages": list(languages),
         "sources": sources,
         "new": [source for source in sources if source.get("role") == "new"],

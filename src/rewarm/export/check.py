@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def check_hf(folder: Path, lines: tuple[str, ...] = LINES, prompt: str = "Điề
     tokenizer changes (it lower-cases, composes, or lacks bytes) are returned in `changed`.
     """
     asked = json.dumps({"lines": list(lines), "prompt": prompt, "tokens": tokens})
-    alone, full = _ask("tokenizers", folder, asked), _ask("transformers", folder, asked)
+    alone, full = _ask(("tokenizers", "transformers"), folder, asked)
     for i, line in enumerate(lines):
         if alone["ids"][i] != full["ids"][i]:
             raise _wrong(folder, f"transformers and tokenizers read {line!r} as other ids:\n{full['ids'][i]}\n{alone['ids'][i]}")
@@ -95,13 +96,19 @@ def _has_every_byte(folder: Path) -> bool:
     return set(pre_tokenizers.ByteLevel.alphabet()) <= set(tree["model"]["vocab"])
 
 
-def _ask(kind: str, folder: Path, asked: str) -> dict[str, Any]:
-    """The answer of probe.py in a process that knows no hub, no rewarm and no path of ours (-P keeps this folder off sys.path)."""
+def _ask(kinds: tuple[str, ...], folder: Path, asked: str) -> list[dict[str, Any]]:
+    """probe.py's answers, each from a process that knows no hub, no rewarm and no path of ours (-P keeps this folder off sys.path)."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-P", str(Path(__file__).with_name("probe.py")), kind, str(folder)]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
-    if done.returncode != 0:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-        raise _wrong(folder, f"{kind} alone cannot read it: {last[0]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+
+    def run(kind: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", str(Path(__file__).with_name("probe.py")), kind, str(folder)]
+        return subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+
+    with ThreadPoolExecutor(len(kinds)) as threads:
+        answers = []
+        for kind, done in zip(kinds, list(threads.map(run, kinds))):
+            if done.returncode != 0:
+                last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
+                raise _wrong(folder, f"{kind} alone cannot read it: {last[0]}")
+            answers.append(json.loads(done.stdout))
+    return answers
