@@ -32,7 +32,7 @@ Members = Iterator[tuple[str, IO[bytes]]]
 
 @dataclass(frozen=True, slots=True)
 class DemoAssets:
-    """folder: what `${demo}` stands for in the demo's recipe. base: the GGUF file. vietnamese: folder of .txt. english: a .jsonl.
+    """folder: where the relative paths of the demo's recipe start. base: the GGUF file. vietnamese: folder of .txt. english: a .jsonl.
 
     licences: asset name to licence.
     """
