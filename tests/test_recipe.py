@@ -123,7 +123,7 @@ def test_a_list_item_that_is_not_there_is_an_error(tmp_path):
 
 def test_a_missing_file_is_an_error_with_the_near_name(tmp_path):
     recipe(tmp_path)
-    with pytest.raises(UserError, match="did you mean `my recipe.yaml`"):
+    with pytest.raises(UserError, match=r"did you mean `my recipe\.yaml`"):
         load_recipe(tmp_path / "my recipes.yaml")
 
 
