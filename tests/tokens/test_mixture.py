@@ -143,6 +143,13 @@ def test_the_segments_are_all_that_a_checkpoint_needs():
         assert_array_equal(ours, theirs)
 
 
+def test_two_changes_at_one_step_leave_one_segment():
+    """Nothing was read under the first of them: a checkpoint holds what happened."""
+    twice = mixed(0.25).with_replay(4, 0.9).with_replay(4, 0.5)
+    assert twice.state() == mixed(0.25).with_replay(4, 0.5).state()
+    assert len(twice.segments) == 2 and len(mixed(0.25).with_replay(0, 0.5).segments) == 1
+
+
 def test_a_share_may_go_to_zero_and_come_back():
     mixture = mixed(0.25).with_replay(5, 0.0).with_replay(10, 0.5)
     at = [replay_rows(mixture, np.arange(s * 16, (s + 1) * 16)) for s in (0, 5, 9, 10)]

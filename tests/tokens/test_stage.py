@@ -146,12 +146,16 @@ def test_an_empty_file_is_a_warning_and_nothing_at_all_an_error(model_dir, tmp_p
 
 
 def test_an_id_beyond_the_models_rows_stops_before_training(make_model, tmp_path, write):
-    """On a GPU it would be silent nonsense hours later."""
-    model = make_model(tmp_path / "model", vocab=270)
+    """On a GPU it would be silent nonsense hours later. The last row is there, the one after it is not."""
     docs = write(tmp_path / "docs.parquet", ["the old road and the new road"])
-    with pytest.raises(UserError, match=r"makes id 2\d\d, and the model has rows 0 to 269"):
-        tokenize_stage(CFG, model, [TokenSource("a", "new", (docs,))], tmp_path / "t", Silent())
-    assert not list((tmp_path / "t").rglob("*.bin"))
+    made = [TokenSource("a", "new", (docs,))]
+    tokenize_stage(CFG, make_model(tmp_path / "model"), made, tmp_path / "t", Silent())
+    last = int(open_tokens(tmp_path / "t").sources[0].shards[0].ids.max())
+    model = make_model(tmp_path / "small", vocab=last)
+    with pytest.raises(UserError, match=f"makes id {last}, and the model has rows 0 to {last - 1}"):
+        tokenize_stage(CFG, model, made, tmp_path / "t2", Silent())
+    assert not list((tmp_path / "t2").rglob("*.bin"))
+    tokenize_stage(CFG, make_model(tmp_path / "exact", vocab=last + 1), made, tmp_path / "t3", Silent())
 
 
 def test_ids_take_two_bytes_where_they_fit_and_four_where_not(make_model, tmp_path, write):

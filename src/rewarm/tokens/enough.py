@@ -32,12 +32,12 @@ def check_enough(
     short = tokens < row_tokens or rows < part
     size = f"{tokens:,} tokens of new text; a row holds {row_tokens:,}, a step reads {step_tokens:,}"
     if steps < 1 or (short and not length_is_set):
-        row, step = _row_for(tokens, row_tokens), max(16, min(tokens, step_tokens))
+        smaller_row = f"tokens.row_tokens to {_row_for(tokens, row_tokens)} and " if tokens < row_tokens else ""
         raise UserError(
             f"not enough text for one step: {size}",
             where="tokens.row_tokens, train.step_tokens",
-            fix=f"lower both (tokens.row_tokens to {row}, train.step_tokens to {step} or less), add text, or set train.tokens to read "
-            "the same text several times",
+            fix=f"lower {smaller_row}train.step_tokens to {max(16, min(tokens, step_tokens))} or less, add text, or set train.tokens to "
+            "read the same text several times",
         )
     if not short:
         return None

@@ -86,7 +86,7 @@ def _finish(mixture: Mixture, source: I32, ids: I32, starts: npt.NDArray[np.bool
     piece = np.cumsum(starts, axis=1, dtype=np.int32) - 1
     predicts = np.zeros((rows, width), dtype=bool)
     predicts[:, :-1] = ~starts[:, 1:]
-    predicts &= columns < (used - 1)[:, None]
+    predicts &= columns < used[:, None]
     following = np.empty_like(ids)
     following[:, :-1] = ids[:, 1:]
     following[:, -1] = mixture.pad_id

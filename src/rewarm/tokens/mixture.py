@@ -175,7 +175,7 @@ class Mixture:
 
     def counts(self, g: int) -> I64:
         """[sources]: rows of each source among the first `g` global rows."""
-        segment = self.segments[max(0, int(np.searchsorted([s.g0 for s in self.segments], g, side="left")) - 1)]
+        segment = self.segments[int(self._segments_of(np.array([g]))[0])]
         return np.array(segment.base, dtype=np.int64) + count(self._tree(segment), g - segment.g0, len(self.sources))
 
     def describe(self, steps: int) -> list[dict[str, Any]]:
