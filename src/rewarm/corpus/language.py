@@ -1,6 +1,6 @@
 """Does a text look like the language it is said to be? Scripts and Vietnamese marks only: cheap, and enough to see a wrong file.
 
-Counts of characters by script come with the scan of the units. A document is judged if it has 50 letters; it passes if one of the declared
+Counts of characters by script come with the scan of the units. A document is judged if it has 30 letters; it passes if one of the declared
 languages accepts its shares. Languages of one script are not told apart, but Vietnamese against the other Latin ones is: hardly any other
 language writes đ, ơ, ư, ă or two marks on a vowel, and about every eighth letter of running Vietnamese is one of these. Nothing is dropped
 here.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rewarm.corpus.units import SCRIPTS
 
-MIN_LETTERS = 50
+MIN_LETTERS = 30
 _MAIN_SHARE = 0.5
 _VIETNAMESE_SHARE = 0.02
 _KANA_SHARE = 0.05

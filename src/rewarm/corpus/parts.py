@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from rewarm.atomic import open_atomic, read_json, write_json
 from rewarm.corpus.language import judge
 from rewarm.corpus.normalise import normalise
 from rewarm.corpus.plan import Task
-from rewarm.corpus.read import Reject, Row, Tally, read_file
+from rewarm.corpus.read import read_file
 from rewarm.corpus.recipe import CorpusRecipe, Source
+from rewarm.corpus.rows import Reject, Row, Tally
 from rewarm.corpus.samples import Samples, shown
 from rewarm.corpus.units import content_hashes, scan
 from rewarm.errors import UserError
@@ -59,10 +60,11 @@ def finished(facts: Path, key: str) -> dict[str, Any] | None:
     return known if known.get("key") == key else None
 
 
-def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str) -> dict[str, Any]:
+def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str, at: Callable[[int], None] = lambda place: None) -> dict[str, Any]:
     """Reads, cleans and hashes the documents of a task; writes its part and returns the part's facts.
 
-    `key` names everything the part depends on: a part under another key is made again. Raises UserError where a file cannot be read, or
+    `key` names everything the part depends on: a part under another key is made again. `at` is told how many bytes of the task's files were
+    read so far. Raises UserError where a file cannot be read, or
     where most of it is broken.
     """
     paths = part_paths(folder, task.index)
@@ -76,6 +78,7 @@ def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str) -> dict[str
     with open_atomic(paths.table) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd", compression_level=1) as writer:
         for rows in _batches(task, source, tally, empty):
             check_stop()
+            at(sum(file.bytes for file in task.files[: tally.files]) + tally.place)
             _stop_if_hopeless(source, task, tally)
             ids, texts, sizes = [], [], []
             for name, row in rows:
@@ -123,6 +126,7 @@ def _batches(task: Task, source: Source, tally: Tally, empty: list[str]) -> Iter
             if size >= BATCH_CHARS:
                 yield rows
                 rows, size = [], 0
+        tally.files, tally.place = tally.files + 1, 0
         if tally.rows == before:
             empty.append(file.name)
     yield rows

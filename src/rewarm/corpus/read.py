@@ -8,7 +8,6 @@ typed readers refuse. Rows, and with them ids, count every line of a file, also 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -16,6 +15,7 @@ import orjson
 
 from rewarm.corpus.plan import InputFile
 from rewarm.corpus.recipe import Source
+from rewarm.corpus.rows import Reject, Row, Tally
 from rewarm.corpus.statute import cut
 from rewarm.corpus.streams import BOM, Truncated, blocks, lines
 from rewarm.errors import UserError
@@ -24,44 +24,6 @@ WHOLE_JSON_BYTES = 256_000_000
 """A .json file that is one array or one object is parsed in one piece, up to this size."""
 DOCUMENT_BYTES = 64_000_000
 """Longer texts are split at paragraphs."""
-KEPT_REJECTS = 1_000
-"""So many broken rows a file are written out; all are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One text as it stands in the file. `part` is the number of the piece where one row gives several documents."""
-
-    row: int
-    text: str
-    id: str | None = None
-    part: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that is no text: which, where (byte offset in the unpacked file, None in tables and arrays), what kind, and why."""
-
-    file: str
-    row: int
-    offset: int | None
-    kind: str
-    error: str
-
-
-@dataclass
-class Tally:
-    """What a reader met beside the documents: rows with content, broken rows, and characters of headings that were left out."""
-
-    rows: int = 0
-    rejected: int = 0
-    rejects: list[Reject] = field(default_factory=list)
-    left_out_chars: int = 0
-
-    def reject(self, reject: Reject) -> None:
-        self.rejected += 1
-        if len(self.rejects) < KEPT_REJECTS:
-            self.rejects.append(reject)
 
 
 def read_file(file: InputFile, source: Source, tally: Tally, limit: int = DOCUMENT_BYTES) -> Iterator[Row]:
@@ -112,7 +74,7 @@ def split_long(text: str, limit: int) -> list[str]:
 
 def read_txt(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]:
     """A text file by `source.txt_unit`: whole, by blocks between blank lines, by lines, or by articles of a statute."""
-    stream = blocks(file.path)
+    stream = blocks(file.path, tally.at)
     head = next(stream, b"")
     if head.count(0) * 100 > len(head):
         tally.rows += 1
@@ -149,8 +111,9 @@ def _units(rows: Iterator[tuple[int, bytes]], unit: str, limit: int) -> Iterator
     kept: list[bytes] = []
     for offset, row in rows:
         full = size > limit and unit != "article"
-        if kept and (unit == "blank_line" or full) and not row.strip():
-            yield start, b"".join(kept)
+        if (unit == "blank_line" or full) and not row.strip():
+            if kept:
+                yield start, b"".join(kept)
             size, kept = 0, []
             continue
         if not kept:
@@ -172,7 +135,7 @@ def _utf8(data: bytes, file: InputFile, row: int, offset: int, tally: Tally) -> 
 
 def read_jsonl(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]:
     """JSON, one object a line; also a file that is one array of objects, or one object with the text field."""
-    stream = blocks(file.path)
+    stream = blocks(file.path, tally.at)
     head = next(stream, b"")
     first = head.removeprefix(BOM).lstrip()[:1]
     if first == b"[" or (first == b"{" and not _first_line_is_json(head)):
@@ -279,6 +242,7 @@ def read_parquet(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]
         row = 0
         for batch in table.iter_batches(batch_size=256, columns=columns):
             texts = _strings(batch.column(source.text_field), file, source)
+            tally.at(file.bytes * row // max(1, table.metadata.num_rows))
             ids = batch.column(columns[-1]).to_pylist() if len(columns) > 1 else [None] * len(texts)
             for text, name in zip(texts, ids):
                 tally.rows += 1

@@ -49,7 +49,7 @@ def warnings(facts: SourceFacts, empty_files: Sequence[str], repeated_ids: int, 
     if facts.rejected:
         out.append(f"{name}: {facts.rejected:,} of {facts.rows:,} rows could not be used; listed in rejected/{facts.source.name}.jsonl")
     if repeated_ids:
-        out.append(f"{name}: {repeated_ids:,} documents have an id that another one has too; all are kept")
+        out.append(f"{name}: ids of {repeated_ids:,} document(s) are used more than once; all are kept")
     if facts.source.licence is None:
         out.append(f"{name}: licence unknown; set `licence` if you know it, as a published model needs it")
     if facts.judged and facts.other_language > 0.2 * facts.judged:
@@ -60,7 +60,8 @@ def warnings(facts: SourceFacts, empty_files: Sequence[str], repeated_ids: int, 
     if facts.steps["contaminated"][0] > 0.3 * survivors:
         share = facts.steps["contaminated"][0] / survivors
         out.append(
-            f"{name}: {share:.0%} of its documents share {cfg.decontaminate.ngram} words in a row with held-out text and were dropped"
+            f"{name}: {share:.0%} of its documents share {cfg.decontaminate.ngram} words in a row with held-out text and were "
+            "dropped; if that is boilerplate, take it out of the text or hold out less (corpus.heldout.max_mb)"
         )
     if cfg.heldout.max_mb > 0 and not facts.steps["heldout"][0]:
         why = "it has fewer than 10 documents" if survivors < 10 else "no document fits into heldout.max_mb"

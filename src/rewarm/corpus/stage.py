@@ -27,9 +27,9 @@ from rewarm.corpus.decide import Columns, choose_heldout, copies, repeated_ids
 from rewarm.corpus.decontaminate import NgramIndex, build_index
 from rewarm.corpus.parts import bad_rows_allowed, finished, read_task, too_many_bad
 from rewarm.corpus.plan import Task, plan
-from rewarm.corpus.read import Reject
 from rewarm.corpus.recipe import CorpusRecipe
 from rewarm.corpus.report import SourceFacts, data_card, funnel, report, warnings
+from rewarm.corpus.rows import Reject
 from rewarm.corpus.samples import KEPT
 from rewarm.corpus.shards import DUPLICATE, HELDOUT, Group, documents_at, load_columns, plan_shards, write_documents, write_shard
 from rewarm.errors import UserError
@@ -58,8 +58,8 @@ def corpus_stage(cfg: CorpusRecipe, root: Path, out: Path, reporter: Reporter) -
         index, unchecked = _write_heldout(cfg, work, out, groups, heldout)
         shards = _write(cfg, work, out, columns, groups, fate, index, key, reporter)
         facts = _facts(cfg, tasks, parts, columns, fate, shards, unchecked)
-        _check_survivors(facts, cfg)
         _write_removed(out, work, [*parts, *shards], groups, columns, dup_of, heldout)
+        _check_survivors(facts, cfg)
         lines = [
             line
             for i, f in enumerate(facts)
@@ -86,10 +86,18 @@ def _key(cfg: CorpusRecipe, tasks: list[Task]) -> str:
 def _read(cfg: CorpusRecipe, tasks: list[Task], work: Path, key: str, reporter: Reporter) -> list[dict[str, Any]]:
     parts = []
     with reporter.bar("read", sum(task.bytes for task in tasks), "B") as bar:
+        done = told = 0
         for task in tasks:
             check_stop()
-            parts.append(read_task(task, cfg, work, key))
-            bar.advance(task.bytes)
+
+            def at(place: int, before: int = done) -> None:
+                nonlocal told
+                bar.advance(before + place - told)
+                told = before + place
+
+            parts.append(read_task(task, cfg, work, key, at))
+            at(task.bytes)
+            done += task.bytes
     return parts
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 
@@ -21,22 +22,27 @@ class Truncated(Exception):
     """A packed stream that ends before its end, or is damaged; the message says which."""
 
 
-def blocks(path: Path) -> Iterator[bytes]:
-    """Unpacked bytes in blocks of about 1 MB, none empty. Raises Truncated after the last good block, OSError as `open` does."""
+def blocks(path: Path, at: Callable[[int], None] = lambda place: None) -> Iterator[bytes]:
+    """Unpacked bytes in blocks of about 1 MB, none empty; before each, `at` gets the place in the packed file.
+
+    Raises Truncated after the last good block, OSError as `open` does.
+    """
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic[:2] == b"\x1f\x8b":
-        yield from _gzip_blocks(path)
-    elif magic == b"\x28\xb5\x2f\xfd" or (len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        yield from _zstd_blocks(path)
-    else:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                yield block
+        file.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            unpacked = _gzip_blocks(file)
+        elif magic == b"\x28\xb5\x2f\xfd" or (len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
+            unpacked = _zstd_blocks(file)
+        else:
+            unpacked = iter(lambda: file.read(BLOCK), b"")
+        for block in unpacked:
+            at(file.tell())
+            yield block
 
 
-def _gzip_blocks(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) as file:
+def _gzip_blocks(packed: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=packed) as file:
         while True:
             try:
                 block = file.read1(BLOCK)
@@ -49,24 +55,23 @@ def _gzip_blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _zstd_blocks(path: Path) -> Iterator[bytes]:
+def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
     unpacker = zstandard.ZstdDecompressor(max_window_size=2**31)
-    with path.open("rb") as file:
-        frame = None
-        while packed := file.read(BLOCK // 8):
-            while packed:
-                frame = frame or unpacker.decompressobj()
-                try:
-                    block = frame.decompress(packed)
-                except zstandard.ZstdError as error:
-                    raise Truncated(f"the zstandard stream is damaged ({error})") from None
-                packed = b""
-                if frame.eof:
-                    packed, frame = frame.unused_data, None
-                if block:
-                    yield block
-        if frame is not None:
-            raise Truncated("the zstandard stream ends in the middle")
+    frame = None
+    while packed := file.read(BLOCK // 8):
+        while packed:
+            frame = frame or unpacker.decompressobj()
+            try:
+                block = frame.decompress(packed)
+            except zstandard.ZstdError as error:
+                raise Truncated(f"the zstandard stream is damaged ({error})") from None
+            packed = b""
+            if frame.eof:
+                packed, frame = frame.unused_data, None
+            if block:
+                yield block
+    if frame is not None:
+        raise Truncated("the zstandard stream ends in the middle")
 
 
 def lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
