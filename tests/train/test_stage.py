@@ -225,6 +225,60 @@ def test_each_line_of_metrics_adds_up(stage, rows):
         assert {"tokens_per_second", "mfu_ceiling", "memory_gib", "eta_seconds", "norm", "lr"} <= set(line) and "mfu" not in line
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", 2e-3),
+        ("lr_scale", {"new_rows": 1.0}),
+        ("weight_decay", 0.5),
+        ("betas", (0.5, 0.95)),
+        ("eps", 1e-3),
+        ("clip", 0.05),
+        ("schedule", "linear"),
+        ("warmup_share", 0.5),
+        ("min_ratio", 0.5),
+        ("precision", "mixed"),
+    ],
+)
+def test_every_field_of_the_update_changes_the_result(stage, weights, default_end, field, value):
+    """A field without effect would be a promise nobody keeps."""
+    end = weights(stage(field, steps=4, **{field: value}).out / "model")
+    assert any(not torch.equal(end[name], default_end[name]) for name in end)
+
+
+@pytest.fixture
+def default_end(stage, weights):
+    return weights(stage("default", steps=4).out / "model")
+
+
+def test_fields_that_only_save_and_tell_change_no_bit(stage, weights, default_end, monkeypatch):
+    """How often to save is no part of the experiment; what they do is seen in the files."""
+    kept = []
+    monkeypatch.setattr("rewarm.train.checkpoint.Checkpointer.remove_all", lambda self: kept.append(self.steps()))
+    run = stage("saves", steps=4, checkpoint_minutes=1e-9, keep_last=2, log_every=3, deterministic=True)
+    assert_same_bits(weights(run.out / "model"), default_end)
+    assert kept == [[2, 3]] and [e["step"] for e in events(run.out, "checkpoint")] == [1, 2, 3]
+    assert [line["step"] for line in metrics(run.out)] == [3, 4]
+    assert json.loads((run.out / "kernels.json").read_text())["deterministic"] is True
+
+
+def test_compiled_layers_train_as_well(stage, start_model, monkeypatch):
+    """Each layer is compiled in place, as a whole graph; here by the tracer alone, as a C++ compiler is not everywhere."""
+    compiled = []
+    compile_ = torch.nn.Module.compile
+
+    def traced(self, *args, **kwargs):
+        compiled.append(kwargs)
+        compile_(self, *args, backend="aot_eager", **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    eager = stage("eager", steps=3)
+    assert compiled == []
+    run = stage("compiled", steps=3, compile=True, probes=lambda model: {"old": {"bits_per_byte": 1.0}}, probe_every=1)
+    assert compiled == [{"fullgraph": True, "dynamic": False}] * 2
+    assert [m["loss"] for m in metrics(run.out)] == pytest.approx([m["loss"] for m in metrics(eager.out)], rel=1e-5)
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing may catch it and tidy up."""
 

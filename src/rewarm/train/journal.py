@@ -81,5 +81,5 @@ class Interval:
         return {
             "loss": self.loss / self.labels if self.labels else None,
             "sources": sources,
-            "norm": self.norm / self.norms if self.norms else None,
+            "norm": float(f"{self.norm / self.norms:.9g}") if self.norms else None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ def set_up(
 ) -> Setup:
     """Loads the model, runs the gates, writes `kernels.json`. UserError or MachineError if this model cannot be trained here."""
     device = choose_device(cfg.device)
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call, and torch refuses without it
     torch.use_deterministic_algorithms(cfg.deterministic)
     base = load_base(model_dir, device)
     stack = Stack(methods)
@@ -153,6 +156,7 @@ def _prove(loss: CausalLMLoss, kernels: Kernels, out: Path, reporter: Reporter) 
             "precision_why": precision.why,
             "attention_form": kernels.form,
             "compiled": kernels.compiled,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
             "torch": torch.__version__,
             "matmul_flops_per_second": ceiling,
             "gates": gates,
