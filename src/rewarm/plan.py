@@ -1,0 +1,237 @@
+"""`rewarm plan`: what a run will do, before anything is trained or written: text, tokens, steps, mixture, schedule, memory.
+
+Tokens are counted exactly where a source is small, else from its first megabytes; with a vocabulary extension the run reads fewer tokens
+than the base's tokenizer gives, which is said and not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rewarm.atomic import read_json
+from rewarm.console import Console, quantity
+from rewarm.corpus.plan import source_files
+from rewarm.corpus.read import Tally, read_file
+from rewarm.errors import UserError
+from rewarm.planning import Lengths, lengths, replay_share
+from rewarm.recipe import Loaded
+from rewarm.rooms import device_of, length_is_set
+from rewarm.tokens.enough import check_enough
+from rewarm.tokens.positions import check_row_tokens, positions_of
+from rewarm.train.schedule import auto_lr, lr_factor, warmup_steps
+
+SAMPLE_BYTES = 2_000_000
+STATE_BYTES = {"fp32": 16, "mixed": 16}
+"""Bytes a parameter: fp32 weights, gradients and two moments, in both modes."""
+EAGER_BYTES_A_TOKEN = 20_000
+"""Bytes a token, layer and 576 of width that eager fp32 keeps for the backward pass (measured at 135M: 2.63 MB a token)."""
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """A source as it lies there. tokens: of the base's tokenizer, end tokens included; `exact` if all of it was read."""
+
+    name: str
+    role: str
+    languages: list[str]
+    files: int
+    documents: int
+    bytes: int
+    tokens: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was derived, and from what."""
+
+    base: dict[str, Any]
+    sources: list[SourcePlan]
+    replay: float
+    replay_why: str
+    lengths: Lengths
+    lr: float
+    device: str
+    memory_gib: float
+    notes: list[str] = field(default_factory=list)
+    schedule: list[tuple[int, float]] = field(default_factory=list)
+
+
+def plan_recipe(loaded: Loaded, console: Console) -> Plan:
+    """Looks at base and text and derives the run; raises UserError for whatever would stop it."""
+    recipe, root = loaded.recipe, loaded.root
+    with tempfile.TemporaryDirectory() as scratch:
+        base = _base(loaded, Path(scratch))
+        encode = base.pop("encode")
+        sources = []
+        for i, source in enumerate(recipe.corpus.sources):
+            with console.bar(source.name, None, "documents"):
+                sources.append(_look(source, source_files(source, root, f"corpus.sources[{i}]"), encode))
+    new = [s for s in sources if s.role == "new"]
+    old = [s for s in sources if s.role == "replay" and s.documents]
+    if not new:
+        raise UserError("no source has `role: new`", where="corpus.sources", fix="say which text the model shall learn")
+    replay, why = replay_share(recipe.mixture, [set(s.languages) for s in new], [set(s.languages) for s in old])
+    device = device_of(recipe)
+    new_tokens = sum(s.tokens for s in new)
+    plan = lengths(recipe.train, recipe.tokens, new_tokens, replay, device)
+    row = recipe.tokens.row_tokens
+    table = [{"name": s.name, "role": s.role, "tokens": s.tokens, "rows": -(-s.tokens // row)} for s in sources]
+    repeats = check_enough(table, plan.batch_rows, row, plan.steps or 1, replay=replay, length_is_set=length_is_set(recipe))
+    lr = recipe.train.lr if recipe.train.lr != "auto" else auto_lr(base["parameters"])
+    notes = [x for x in (repeats, check_row_tokens(base["positions"], row)) if x]
+    if recipe.vocab.extend is not False:
+        notes.append(
+            "tokens are the base's; the extended tokenizer will need fewer for the new text, so `tokens: auto` will be a shorter run"
+        )
+        if not old and recipe.vocab.tau != "off":
+            notes.append(
+                "there is no old text (`role: replay`) to protect: the vocabulary stage will stop."
+                " Add some, or set vocab.tau: off, or vocab.extend: false"
+            )
+    if not old:
+        notes.append("without old text nothing will show what was forgotten")
+    steps = plan.steps or 0
+    marks = sorted({0, warmup_steps(recipe.train, steps), steps // 4, steps // 2, 3 * steps // 4, steps - 1}) if steps else []
+    schedule = [(s, lr * lr_factor(s, recipe.train, steps)) for s in marks if 0 <= s < steps]
+    micro = _micro_tokens(recipe, plan, device)
+    memory = (base["parameters"] * STATE_BYTES["fp32"] + micro * base["layers"] * base["width"] / 576 * EAGER_BYTES_A_TOKEN * 4.4) / 2**30
+    return Plan(base, sources, replay, why, plan, float(lr), device, round(memory + 0.6, 1), notes, schedule)
+
+
+def _micro_tokens(recipe: Any, plan: Lengths, device: str) -> int:
+    from rewarm.train.plan import micro_rows_at_most
+
+    return micro_rows_at_most(recipe.train, plan.batch_rows, recipe.tokens.row_tokens, device) * recipe.tokens.row_tokens
+
+
+def _base(loaded: Loaded, scratch: Path) -> dict[str, Any]:
+    """Name, parameters, layers, width and positions of the base, and its encoder; weights are not read."""
+    from tokenizers import Tokenizer
+
+    model = loaded.recipe.model
+    if model.gguf is not None:
+        from rewarm.model.gguf_base import read_header
+        from rewarm.model.gguf_tokenizer import build_tokenizer
+
+        path = loaded.root / model.gguf
+        metadata, _ = read_header(path)
+        kind = metadata["general.architecture"]
+        config = {"model_type": kind, "max_position_embeddings": metadata.get(f"{kind}.context_length")}
+        layers, width = metadata[f"{kind}.block_count"], metadata[f"{kind}.embedding_length"]
+        tokenizer = build_tokenizer(metadata, str(path)).tokenizer
+        name, parameters = path.stem, _gguf_parameters(path)
+    else:
+        from rewarm.model.files import find_folder
+
+        assert model.base is not None
+        local = loaded.root / model.base
+        folder = find_folder(local if local.exists() else model.base)
+        config = read_json(folder / "config.json")
+        text = config.get("text_config") or config
+        layers = text.get("num_hidden_layers") or text.get("n_layer") or 1
+        width = text.get("hidden_size") or text.get("n_embd") or 1
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError("there is no tokenizer.json", where=str(folder), fix="give a base with a fast tokenizer")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        name, parameters = folder.name, _parameters(folder)
+    positions = positions_of(config)
+    return {
+        "name": name, "parameters": parameters, "layers": int(layers), "width": int(width), "positions": positions,
+        "encode": lambda texts: sum(len(e.ids) + 1 for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)),
+    }  # fmt: skip
+
+
+def _gguf_parameters(path: Path) -> int:
+    from gguf import GGUFReader
+
+    return sum(int(t.n_elements) for t in GGUFReader(path).tensors)
+
+
+def _parameters(folder: Path) -> int:
+    """Elements of all tensors, from the headers of the safetensors files."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as f:
+            header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        for key, entry in header.items():
+            if key != "__metadata__":
+                elements = 1
+                for side in entry["shape"]:
+                    elements *= side
+                total += elements
+    return total
+
+
+def _look(source: Any, files: list[Any], encode: Any) -> SourcePlan:
+    """Reads a source's first megabytes and scales up by file size."""
+    texts: list[str] = []
+    taken = size = 0
+    whole = sum(f.path.stat().st_size for f in files)
+    exact = True
+    for file in files:
+        if taken >= SAMPLE_BYTES:
+            exact = False
+            break
+        before = taken
+        for row in read_file(file, source, Tally()):
+            if taken >= SAMPLE_BYTES:
+                exact = False
+                break
+            texts.append(row.text)
+            taken += len(row.text.encode())
+        # of a file that was not read to its end we know only the share of its text that a ratio of bytes would give: taken as its bytes
+        size += file.path.stat().st_size if exact else min(file.path.stat().st_size, taken - before)
+    tokens = encode(texts) if texts else 0
+    scale = 1.0 if exact else max(1.0, whole / max(1, size))
+    documents, size_bytes, tokens = round(len(texts) * scale), round(taken * scale), round(tokens * scale)
+    return SourcePlan(source.name, source.role, list(source.languages), len(files), documents, size_bytes, tokens, exact)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Prints the plan for people."""
+    base = plan.base
+    console.say(f"Base: {base['name']}, {quantity(base['parameters'], 'parameters')}, {base['layers']} layers of width {base['width']}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, justify in (
+        ("text", "left"),
+        ("role", "left"),
+        ("files", "right"),
+        ("documents", "right"),
+        ("MB", "right"),
+        ("base tokens", "right"),
+        ("", "left"),
+    ):
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+    for s in plan.sources:
+        about = "" if s.exact else "estimated from its first 2 MB"
+        table.add_row(s.name, s.role, f"{s.files:,}", f"{s.documents:,}", f"{s.bytes / 1e6:,.2f}", f"{s.tokens:,}", about)
+    console.out.print(table)
+    size = plan.lengths
+    console.say(f"Replay: {100 * plan.replay:.0f} % of the tokens ({plan.replay_why})")
+    steps = (
+        "as many as fit in train.max_minutes, measured at the start"
+        if size.steps is None
+        else f"{size.steps:,}, {size.planned_tokens:,} tokens in all"
+    )
+    console.say(f"Steps: {size.step_tokens:,} tokens ({size.batch_rows:,} rows) each; {steps}")
+    if size.planned_tokens:
+        for role, share in (("new", 1 - plan.replay), ("replay", plan.replay)):
+            there = sum(s.tokens for s in plan.sources if s.role == role)
+            if there and share:
+                console.say(f"  {role} text is read {size.planned_tokens * share / there:.2f} times")
+    if plan.schedule:
+        console.say("Rate: " + ", ".join(f"step {s:,} {rate:.2g}" for s, rate in plan.schedule))
+    else:
+        console.say(f"Rate: peak {plan.lr:g}")
+    console.say(f"Device: {plan.device}; memory about {plan.memory_gib:.1f} GiB")
+    for note in plan.notes:
+        console.warn(note)
+    console.say("Nothing was trained or written.")
