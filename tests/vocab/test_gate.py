@@ -1,0 +1,243 @@
+"""The gate catches each way in which an extension is known to go wrong: mutants of a good one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewarm.errors import UserError
+from rewarm.vocab import stage
+from rewarm.vocab.base import Base, open_base
+from rewarm.vocab.byte_bpe import Extension, NewToken, extension_files
+from rewarm.vocab.gate import Finding, GateTexts, all_characters, allowed_changes, check_tokenizer, fuzz, same_again
+from rewarm.vocab.gate_rows import check_model
+from rewarm.vocab.recipe import VocabRecipe
+from rewarm.vocab.weights import open_weights
+
+from .conftest import english, vietnamese, write_base, write_text
+
+pytestmark = pytest.mark.usefixtures("quick_gate")
+TEXTS = GateTexts(vietnamese(60, seed=9), english(300, seed=9))
+CFG = VocabRecipe(size=150)
+
+
+def extension_in(folder: Path) -> Extension:
+    record = json.loads((folder / "extension.json").read_text(encoding="utf-8"))
+    surface = [t["surface"]["str"].encode() if "str" in t["surface"] else bytes.fromhex(t["surface"]["hex"]) for t in record["tokens"]]
+    tokens = tuple(NewToken(t["id"], s, tuple(t["parts"])) for t, s in zip(record["tokens"], surface))
+    return Extension(record["first_new_id"], tokens, tuple(tuple(m) for m in record["merges"]))
+
+
+def mutant(extended: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    shutil.copytree(extended / "model", to)
+    spec = json.loads((to / "tokenizer.json").read_text(encoding="utf-8"))
+    change(spec)
+    (to / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+    return to
+
+
+def broken(base: Base, folder: Path) -> set[int]:
+    return {f.number for f in check_tokenizer(base, folder, TEXTS, CFG, 2.0) if not f.ok}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama3", "qwen", "smollm"])
+def test_a_good_extension_passes(kind: str, bases: dict[str, Path], extended: dict[str, Path]) -> None:
+    """A gate that never opens would be as bad as none."""
+    findings = check_tokenizer(open_base(bases[kind]), extended[kind] / "model", TEXTS, CFG, 2.0)
+    assert [f for f in findings if not f.ok] == []
+    assert {f.number for f in findings} == set(range(1, 12))
+    assert all(f.ok for f in check_model(open_base(bases[kind]), extended[kind] / "model", extension_in(extended[kind]), CFG))
+
+
+def renumbered(spec: dict[str, Any]) -> None:
+    spec["added_tokens"][1]["id"] += 1
+    spec["added_tokens"][2]["id"] -= 1
+    a, b = (spec["added_tokens"][i]["content"] for i in (1, 2))
+    spec["model"]["vocab"][a], spec["model"]["vocab"][b] = spec["model"]["vocab"][b], spec["model"]["vocab"][a]
+
+
+def unlisted(spec: dict[str, Any]) -> None:
+    for token in spec["added_tokens"]:
+        del spec["model"]["vocab"][token["content"]]
+
+
+def without_ignore_merges(spec: dict[str, Any]) -> None:
+    spec["model"]["ignore_merges"] = False
+
+
+def added_subwords(spec: dict[str, Any]) -> None:
+    last = max(spec["model"]["vocab"].values())
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": last + 1, "content": "the l", "special": False})
+
+
+def first_merge_lost(spec: dict[str, Any]) -> None:
+    del spec["model"]["merges"][0]
+
+
+def new_merges_first(spec: dict[str, Any]) -> None:
+    spec["model"]["merges"] = spec["model"]["merges"][-150:] + spec["model"]["merges"][:-150]
+
+
+def last_merge_lost(spec: dict[str, Any]) -> None:
+    del spec["model"]["merges"][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "number"),
+    [
+        ("llama3", renumbered, 1),
+        ("llama3", unlisted, 9),
+        ("llama3", without_ignore_merges, 1),
+        ("gpt2", added_subwords, 1),
+        ("gpt2", added_subwords, 3),
+        ("gpt2", first_merge_lost, 2),
+        ("gpt2", new_merges_first, 2),
+        ("gpt2", last_merge_lost, 5),
+    ],
+)
+def test_mutants_are_caught(
+    kind: str, change: Callable[[dict[str, Any]], None], number: int, bases: dict[str, Path], extended: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each of these was seen in a public tool's output: moved control tokens, lost flags, added tokens for subwords, lost or reordered
+    merges, tokens nothing can build."""
+    assert number in broken(open_base(bases[kind]), mutant(extended[kind], tmp_path / "m", change))
+
+
+def test_a_dropped_byte_is_caught(bases: dict[str, Path], extended: dict[str, Path], tmp_path: Path) -> None:
+    """Without its token, every character that begins with this byte is lost."""
+    base = open_base(bases["gpt2"])
+
+    def drop(spec: dict[str, Any]) -> None:
+        vocab = spec["model"]["vocab"]
+        spec["model"]["merges"] = [m for m in spec["model"]["merges"] if "í" not in m]
+        spec["model"]["vocab"] = {t: i for t, i in vocab.items() if "í" not in t}
+
+    assert {1, 7} <= broken(base, mutant(extended["gpt2"], tmp_path / "m", drop))
+
+
+def test_an_unguarded_run_is_caught(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Target text carries English, whose merges go on growing where nothing holds them: old text then gets other tokens."""
+    base = open_base(bases["gpt2"])
+    statutes = [f"{line} The statute of liability." for line in english(18_000, seed=4)]
+    target = write_text(tmp_path / "target.jsonl", [f"{line} The statute of liability." for line in vietnamese(3_000)])
+    protect = write_text(tmp_path / "protect.jsonl", statutes)
+    texts = GateTexts(TEXTS.target, statutes[:300])
+    for tau, expected in (("off", {4}), (0.01, set())):
+        stage.extend(bases["gpt2"], {"vi": [target]}, [protect], tmp_path / str(tau), VocabRecipe(size=300, tau=tau))
+        found = check_tokenizer(base, tmp_path / str(tau) / "model", texts, CFG, 2.0)
+        assert {f.number for f in found if not f.ok} == expected
+
+
+def test_digits_in_a_new_token_are_caught(bases: dict[str, Path], texts: dict[str, Path], tmp_path: Path) -> None:
+    """The rules are judged on the result, whoever made it."""
+    cfg = VocabRecipe(size=400, tau="off", rules={"digits": "allow"})
+    stage.extend(bases["gpt2"], {"vi": [texts["target"]]}, [], tmp_path / "o", cfg)
+    assert 11 in broken(open_base(bases["gpt2"]), tmp_path / "o" / "model")
+
+
+def test_stale_old_files_are_caught(tmp_path: Path, texts: dict[str, Path]) -> None:
+    """Programs that read merges.txt would cut text otherwise than those that read tokenizer.json."""
+    base = write_base(tmp_path / "b", "gpt2", old_files=True)
+    stage.extend(base, {"vi": [texts["target"]]}, [texts["protect"]], tmp_path / "o", CFG)
+    model = tmp_path / "o" / "model"
+    assert not broken(open_base(base), model)
+    (model / "merges.txt").write_text((base / "merges.txt").read_text())
+    assert broken(open_base(base), model) == {8}
+
+
+def test_a_second_write_that_differs_is_caught(bases: dict[str, Path], extended: dict[str, Path], tmp_path: Path) -> None:
+    """Files that depend on the moment cannot be checked by anybody else."""
+    files = extension_files(open_base(bases["gpt2"]), extension_in(extended["gpt2"]))
+    assert same_again(files, extended["gpt2"] / "model").ok
+    shutil.copytree(extended["gpt2"] / "model", tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").write_text("{}")
+    assert not same_again(files, tmp_path / "m").ok
+
+
+def rewrite(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = np.ascontiguousarray(change(tensors[name].copy()))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_row(row: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(E: np.ndarray) -> np.ndarray:
+        E[row] = value
+        return E
+
+    return change
+
+
+def model_findings(kind: str, folder: Path, bases: dict[str, Path], extended: dict[str, Path]) -> Finding:
+    return check_model(open_base(bases[kind]), folder, extension_in(extended[kind]), CFG)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "says"),
+    [
+        ("llama3", "lm_head.weight", lambda E: E[:430], "lm_head.weight` is"),
+        ("qwen", "model.embed_tokens.weight", set_row(430, 0.0), "row 430 is not what"),
+        ("gpt2", "model.embed_tokens.weight", set_row(7, 0.5), "old ids have changed"),
+        ("gpt2", "model.embed_tokens.weight", set_row(500, np.nan), "not all values are finite"),
+        ("gpt2", "model.norm.weight", lambda w: w * 2, "norm.weight` has changed"),
+    ],
+)
+def test_wrong_rows_are_caught(
+    kind: str,
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    says: str,
+    bases: dict[str, Path],
+    extended: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    """An output matrix left as it was, new ids on spare rows that nobody wrote, a touched old row: each loads and trains, and is wrong."""
+    shutil.copytree(extended[kind] / "model", tmp_path / "m")
+    rewrite(tmp_path / "m", name, change)
+    finding = model_findings(kind, tmp_path / "m", bases, extended)
+    assert not finding.ok and says in finding.example
+
+
+def test_a_stale_vocab_size_is_caught(bases: dict[str, Path], extended: dict[str, Path], tmp_path: Path) -> None:
+    """Config and matrices must agree, or the model does not load."""
+    shutil.copytree(extended["gpt2"] / "model", tmp_path / "m")
+    shutil.copyfile(bases["gpt2"] / "config.json", tmp_path / "m" / "config.json")
+    assert "vocab_size" in model_findings("gpt2", tmp_path / "m", bases, extended).example
+    assert len(open_weights(tmp_path / "m").entries) > 5
+
+
+def test_a_failing_gate_puts_nothing_into_place(
+    bases: dict[str, Path], texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files stay for a look, with what was found; no later stage can take them for a model."""
+    monkeypatch.setattr(stage, "check_tokenizer", lambda *a: [Finding(5, "reachable", False, 3, 0, "abc")])
+    with pytest.raises(UserError, match=r"5\. reachable: 3"):
+        stage.extend(bases["gpt2"], {"vi": [texts["target"]]}, [texts["protect"]], tmp_path, CFG)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "building").exists()
+    assert json.loads((tmp_path / "rejected" / "gate.json").read_text())[0]["example"] == "abc"
+
+
+def test_few_lines_leave_room_for_chance_and_many_do_not() -> None:
+    """With 450 lines and a share of 1 %, six changed lines prove nothing; with a million lines the share itself is the limit."""
+    from scipy.stats import binom
+
+    for lines, share, chance in [(450, 0.01, 0.05), (453, 0.01, 0.001), (5_810, 0.01, 0.001), (1_000_000, 0.002, 0.001), (30, 0.5, 0.05)]:
+        assert allowed_changes(lines, share, chance) == int(binom.isf(chance, lines, share))
+    assert allowed_changes(1_000_000, 0.002, 0.001) < 1.1 * 2_000
+    assert allowed_changes(10, 0.0, 0.05) == 0 and allowed_changes(10, 1.0, 0.05) == 10
+
+
+def test_fuzzed_strings_are_the_same_every_time_and_valid(bases: dict[str, Path]) -> None:
+    """A gate that fails must fail again when somebody looks."""
+    base = open_base(bases["gpt2"])
+    a = fuzz(TEXTS, base, 3)
+    assert a == fuzz(TEXTS, base, 3) != fuzz(TEXTS, base, 4)
+    assert all(s.encode() is not None for s in a) and len(set(all_characters())) == len(all_characters())
