@@ -109,6 +109,7 @@ def test_the_tokenizer_loads_in_both_worlds(exported, model_dir):
     assert not {"backend", "is_local", "extra_special_tokens"} & set(settings)
     assert settings["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
     assert settings["chat_template"] == (out / "chat_template.jinja").read_text()
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]  # with token types 4.x cannot generate
     assert settings["model_max_length"] == 256  # was the stand-in for `not set`
     assert all(isinstance(merge, str) for merge in read(out, "tokenizer.json")["model"]["merges"])
     before, after, words = Tokenizer.from_file(str(model_dir / "tokenizer.json")), None, AutoTokenizer.from_pretrained(out)

@@ -158,6 +158,8 @@ def tokenizer_config_for_all(model_dir: Path, config: dict[str, Any]) -> tuple[d
     if isinstance(out.get("extra_special_tokens"), list):  # 4.x expects a mapping under this name and a list under the old one
         out.setdefault("additional_special_tokens", out.pop("extra_special_tokens"))
     out["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or []):
+        out.setdefault("model_input_names", ["input_ids", "attention_mask"])  # 4.x adds token types, which generate() then refuses
     out["clean_up_tokenization_spaces"] = False  # true would take the blank before punctuation out of what is decoded
     limit = config.get("max_position_embeddings")
     if not isinstance(out.get("model_max_length"), int | float) or out["model_max_length"] > UNSET_LENGTH:

@@ -199,6 +199,7 @@ def _write_tokenizer(words: GgufTokenizer, metadata: dict[str, Any], out: Path) 
     context = metadata.get(f"{metadata['general.architecture']}.context_length")
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # the name that transformers 4 and 5 both know; reads tokenizer.json as it is
+        "model_input_names": ["input_ids", "attention_mask"],  # else transformers 4 adds token types, which generate() refuses
         "clean_up_tokenization_spaces": False,
         "add_bos_token": words.add_bos,
         **words.special,
