@@ -263,7 +263,13 @@ def test_every_field_has_its_effect(bases: dict[str, Path], texts: dict[str, Pat
         assert contents(tmp_path / str(i) / "model") != plain, fields
     footers = write_text(tmp_path / "footers.jsonl", [*vietnamese(100), *["qzqzqz"] * 300])
     for cap in (1, 300):
-        extend(bases["smollm"], {"vi": [footers]}, [], tmp_path / f"cap{cap}", VocabRecipe(size=1, tau="off", rules={"repeat_cap": cap}))
+        extend(
+            bases["smollm"],
+            {"vi": [footers]},
+            [],
+            tmp_path / f"cap{cap}",
+            VocabRecipe(extend=True, size=1, tau="off", rules={"repeat_cap": cap}),
+        )
     first = [json.loads((tmp_path / f"cap{cap}" / "extension.json").read_text())["tokens"][0]["surface"] for cap in (1, 300)]
     assert first[0] != first[1] == {"str": "qz"}
     big = write_text(tmp_path / "big.jsonl", vietnamese(12_000, seed=8))
