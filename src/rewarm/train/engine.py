@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from rewarm.train.context import RunContext
 from rewarm.train.metrics import Arithmetic, flops_per_step
 from rewarm.train.optim import RowScale, clipped_step, row_scales
 from rewarm.train.rows import take
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +133,12 @@ class Engine:
         return made
 
     def rehearse(self, context: RunContext, seconds: float) -> float:
-        """Seconds of one step: whole steps at rate 0 on the rows of the first, after which all is as before.
+        """Seconds of one step, from one micro-batch and one update at rate 0 on the rows of the first step; after it all is as before.
 
         At rate 0 AdamW moves no weight, not by a bit, and the moments are thrown away. Of the methods only `targets` and `loss` take part.
-        One step is timed, and up to four more while they fit into `seconds`; the mean counts. Before them, one forward and backward fills
-        caches and compiles. A GPU that runs out of memory halves `micro_rows` and begins again."""
+        One micro-batch is timed, and up to nine more while they fit into `seconds`; the mean counts. Before them a small one fills caches,
+        on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows` and begins again.
+        """
         while True:
             try:
                 return self._rehearse(context, seconds)
@@ -149,22 +153,27 @@ class Engine:
     def _rehearse(self, context: RunContext, seconds: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
-        device, batch = self.kernels.device, self.batch_of(0)
+        device = self.kernels.device
         unused = torch.zeros(self.sources, dtype=torch.float32, device=device)
+        batch, reading = self._timed(lambda: self.batch_of(0))
         warm = take(batch, slice(0, 1)) if device.type == "cpu" else batch
         self._backward(context, self._micro(warm)[0], unused)
+        micro, cutting = self._timed(lambda: self._micro(batch))
         times: list[float] = []
-        while not times or (len(times) < 5 and sum(times) + times[-1] <= seconds):
-            self._wait()
-            start = time.perf_counter()
-            loss = torch.zeros((), dtype=torch.float32, device=device)
-            for micro in self._micro(self.batch_of(0)):
-                loss += self._backward(context, micro, unused)
-            clipped_step(self.optimizer, self._scales, self.params, loss, self.clip)
-            self.optimizer.zero_grad(set_to_none=True)
-            self._wait()
-            times.append(time.perf_counter() - start)
-        return sum(times) / len(times)
+        while not times or (len(times) < 10 and sum(times) + times[-1] <= seconds):
+            loss, took = self._timed(lambda: self._backward(context, micro[0], unused))
+            times.append(took)
+        for _ in range(2):  # the first one allocates the moments
+            _, update = self._timed(lambda: clipped_step(self.optimizer, self._scales, self.params, loss, self.clip))
+        return reading + cutting + len(micro) * sum(times) / len(times) + update
+
+    def _timed(self, work: Callable[[], _Made]) -> tuple[_Made, float]:
+        """What `work` returns, and the seconds until the device has done it."""
+        self._wait()
+        start = time.perf_counter()
+        made = work()
+        self._wait()
+        return made, time.perf_counter() - start
 
     def _wait(self) -> None:
         if self.kernels.device.type == "cuda":

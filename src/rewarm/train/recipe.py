@@ -35,7 +35,7 @@ class TrainRecipe(Section):
     """Tokens between two updates, rounded to whole rows. `auto`: a 200th of the run, at most 524,288, at least one row; where `max_minutes`
     leaves the length open, 1,024 on a CPU and 65,536 on a GPU. Small steps learn more and forget more."""
     micro_rows: Literal["auto"] | PositiveInt = "auto"
-    """Rows that go through the model at once; changes speed and memory, not the result. `auto`: on a CPU up to 1,024 tokens, on a GPU up to
+    """Rows that go through the model at once; changes speed and memory, not the result. `auto`: on a CPU up to 512 tokens, on a GPU up to
     65,536, halved until they fit."""
     lr: Literal["auto"] | PositiveFloat = "auto"
     """Peak learning rate. `auto`: by the number of parameters, from 6e-4 (up to 200M) down to 2e-5 (above 9B)."""
