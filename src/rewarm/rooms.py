@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rewarm.atomic import read_json
+from rewarm.atomic import read_json, write_json
 from rewarm.corpus.read_back import Corpus
 from rewarm.errors import UserError
 from rewarm.planning import lengths, replay_share
@@ -220,7 +220,7 @@ def replay_of(recipe: Recipe, corpus: Corpus) -> tuple[float, str]:
     return replay_share(recipe.mixture, new, old)
 
 
-def train_stage(house: House, start: ModelAt, corpus_done: Done, corpus: Corpus, rows: Done, given: Feed) -> Done:
+def train_stage(house: House, base: ModelAt, start: ModelAt, corpus_done: Done, corpus: Corpus, rows: Done, given: Feed) -> Done:
     from rewarm.tokens.loader import batch
     from rewarm.train.stage import train_stage as work
 
@@ -232,7 +232,7 @@ def train_stage(house: House, start: ModelAt, corpus_done: Done, corpus: Corpus,
     inputs = {"model": start.fingerprint, "rows": rows.fingerprint, "corpus": corpus_done.fingerprint}
 
     def train(out: Path) -> dict[str, Any]:
-        probes = probes_of(house, corpus)
+        probes = probes_of(house, base, start, corpus, out)
         return work(
             recipe.train, start.folder, given.mixture, partial(batch, given.mixture), start.new_rows, start.true_vocab, probes, [], out,
             house.reporter, steps=given.steps,
@@ -241,16 +241,21 @@ def train_stage(house: House, start: ModelAt, corpus_done: Done, corpus: Corpus,
     return house.run.stage("train", settings, inputs, train, label="train")
 
 
-def probes_of(house: House, corpus: Corpus) -> Callable[[Any], Mapping[str, Mapping[str, Any]]] | None:
+def probes_of(
+    house: House, base: ModelAt, start: ModelAt, corpus: Corpus, out: Path
+) -> Callable[[Any], Mapping[str, Mapping[str, Any]]] | None:
     """Bits per byte of the live model on a little of each held-out text's control half; None where nothing is held out."""
     from rewarm.evaluate.probe import Probe
 
     texts = texts_of(corpus, "control")
-    return Probe(house.recipe.evaluate, texts) if texts else None
+    if not texts or house.recipe.train.probe_every == "off":
+        return None
+    device = device_of(house.recipe)
+    return Probe(house.recipe.evaluate, base.folder, start.folder, texts, out / "scores", house.reporter, device=device)
 
 
 def texts_of(corpus: Corpus, half: str | None) -> list[Any]:
-    from rewarm.evaluate.bits import TextRef
+    from rewarm.evaluate.documents import TextRef
 
     kept = [s for s in corpus.sources if s.heldout is not None and s.heldout_documents]
     return [TextRef(s.name, "old" if s.role == "replay" else "new", s.heldout, half) for s in kept]
@@ -258,7 +263,7 @@ def texts_of(corpus: Corpus, half: str | None) -> list[Any]:
 
 def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, corpus_done: Done, corpus: Corpus) -> Done:
     """The trained weights mixed with those training began with, chosen on the control half of the held-out texts."""
-    from rewarm.evaluate.stage import score_folder
+    from rewarm.evaluate.stage import score_change
     from rewarm.keep.mixback import mixback_stage as work
 
     cfg = house.recipe.evaluate
@@ -266,10 +271,7 @@ def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, co
 
     def mix(out: Path) -> dict[str, Any]:
         def measure(folder: Path) -> dict[str, dict[str, Any]]:
-            olds = [t for t in texts if t.role == "old"]
-            before = score_folder(cfg, base.folder, base.folder, olds, out / "scores", house.reporter)
-            after = score_folder(cfg, base.folder, folder, texts, out / "scores", house.reporter)
-            return {t.name: {"role": t.role, "bits_per_byte": after[t.name], "base": before.get(t.name)} for t in texts}
+            return score_change(cfg, base.folder, folder, texts, out / "scores", house.reporter, device=device_of(house.recipe))
 
         return work(house.recipe.keep, start.folder, trained.folder / "model", measure if texts else None, out, house.reporter)
 
@@ -278,10 +280,20 @@ def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, co
     return house.run.stage("mixback", settings, inputs, mix, label="mix back")
 
 
+def _evaluated(cfg: Any, models: list[Any], texts: list[Any], out: Path, house: House) -> dict[str, Any]:
+    from rewarm.evaluate.stage import evaluate_stage as work
+
+    if not texts:
+        house.reporter.warn("no text was held out, so nothing is measured: see corpus.heldout")
+        write_json(out / "results.json", {"format": 1, "texts": {}, "warnings": []})
+        return {"texts": 0}
+    results = work(cfg, models, texts, out, house.reporter, device=device_of(house.recipe))
+    return {"texts": len(results["texts"])}
+
+
 def evaluate_stage(house: House, base: ModelAt, start: ModelAt, mixed: Done, corpus_done: Done, corpus: Corpus) -> Done:
     """Base, extended and final model on the half of the held-out texts that had no say in anything."""
     from rewarm.evaluate.stage import ModelRef
-    from rewarm.evaluate.stage import evaluate_stage as work
 
     cfg = house.recipe.evaluate
     models = [ModelRef("base", base.folder)]
@@ -290,9 +302,7 @@ def evaluate_stage(house: House, base: ModelAt, start: ModelAt, mixed: Done, cor
     models.append(ModelRef("after", mixed.folder / "model"))
     texts = texts_of(corpus, "verify")
     inputs = {"base": base.fingerprint, "start": start.fingerprint, "mixed": mixed.fingerprint, "corpus": corpus_done.fingerprint}
-    return house.run.stage(
-        "evaluate", cfg.model_dump(), inputs, lambda out: work(cfg, models, texts, out, house.reporter), label="evaluate"
-    )
+    return house.run.stage("evaluate", cfg.model_dump(), inputs, lambda out: _evaluated(cfg, models, texts, out, house), label="evaluate")
 
 
 PROMPTS = {"vi": "Điều 1. Phạm vi điều chỉnh", "zh": "人类的历史", "ja": "昔々", "ko": "옛날 옛적에", "en": "Once upon a time"}
@@ -320,7 +330,7 @@ def export_stage(
         "name": recipe.name,
         "prompt": PROMPTS[language],
         "base": {
-            "name": converted.get("name") or recipe.model.base or Path(recipe.model.gguf or "").stem,
+            "name": recipe.model.base or Path(recipe.model.gguf or "").stem,
             "licence": converted.get("licence"),
             "stored_as": converted.get("stored_as"),
             "languages": converted.get("languages") or [],
@@ -340,7 +350,7 @@ def export_stage(
         "training": {"tokens": train_done.facts["tokens"], "steps": train_done.facts["steps"], "seconds": train_done.facts["seconds"]},
         "vocabulary": vocab_done.facts if vocab_done and vocab_done.facts["extended"] else None,
         "mixback": mixed.facts["alpha"],
-        "warnings": notes,
+        "warnings": [],
     }
     inputs = {"mixed": mixed.fingerprint, "evaluated": evaluated.fingerprint, "train": train_done.fingerprint}
     settings = {**recipe.export.model_dump(), "name": recipe.name, "base": facts["base"], "notes": notes}

@@ -49,7 +49,7 @@ def _stages(house: House, console: Console, until: str | None, notes: tuple[str,
     console.say(f"replay: {100 * feed.replay:.0f} % of the tokens ({feed.why})")
     if until == "rows":
         return _ended(console, "rows of tokens", rows_done.folder)
-    train_done = rooms.train_stage(house, start, corpus_done, corpus, rows_done, feed)
+    train_done = rooms.train_stage(house, base, start, corpus_done, corpus, rows_done, feed)
     reads = feed.mixture.describe(train_done.facts["steps"])
     for source in reads:
         if source["warning"]:
