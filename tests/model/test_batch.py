@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm.model.batch import IGNORE, count_labels, form_for, micro_batches, one_row
+from rewarm.model.batch import IGNORE, count_labels, form_for, micro_batches, one_row, pick_rows
 
 
 def test_micro_batches_hold_the_rows_in_order_and_the_last_is_filled_up(row_batch):
@@ -58,7 +58,7 @@ def test_bounds_cut_at_every_piece_and_at_every_row(rows, micro_rows):
 
 
 def test_more_pieces_than_announced_are_our_mistake(row_batch):
-    with pytest.raises(AssertionError, match="3 pieces in 1 rows"):
+    with pytest.raises(AssertionError, match="3 pieces where at most 2"):
         micro_batches(row_batch([[3, 3, 2]]), 1, "cpu", "flat", row_pieces=2)
 
 
@@ -85,3 +85,17 @@ def test_one_row_shifts_labels_inside_each_document():
 def test_bounds_are_tensors_where_numbers_would_compile_again():
     assert form_for(torch.device("cpu"), compiled=False) == "rows"
     assert form_for(torch.device("cpu"), compiled=True) == form_for(torch.device("cuda"), compiled=False) == "flat"
+
+
+@pytest.mark.parametrize("form", ["rows", "flat"])
+def test_picked_rows_are_the_micro_batch_of_these_rows(row_batch, form):
+    """A teacher reads the replay rows of a micro-batch; it must see their pieces, not those of their neighbours."""
+    cuts = [[3, 5], [8], [2, 6], [1, 7], [4, 4]]
+    whole = micro_batches(row_batch(cuts), 5, "cpu", form, row_pieces=2)[0]
+    picked = pick_rows(whole, [1, 3, 2])
+    assert picked.lengths == (8, 1, 7, 2, 6) and picked.n_valid == whole.n_valid
+    for name in ("ids", "labels", "position_ids"):
+        assert torch.equal(picked.by_row(getattr(picked, name)), whole.by_row(getattr(whole, name))[[1, 3, 2]])
+    assert torch.equal(picked.bytes, whole.bytes[[1, 3, 2]])
+    if form == "flat":
+        assert picked.cu.tolist() == [0, 8, 9, 16, 18, 24] and picked.meta.tolist() == [5, 8]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from rewarm.errors import MachineError, UserError
 from rewarm.model.attention import stock_attention
-from rewarm.model.batch import IGNORE, micro_batches, one_row
+from rewarm.model.batch import IGNORE, micro_batches, one_row, pick_rows
 from rewarm.model.family import family_of
 from rewarm.model.gates import attention_check, isolation_check, parity_check, run_gates
 from rewarm.model.loss import CausalLMLoss
@@ -135,6 +135,25 @@ def test_a_teacher_at_every_position_reaches_the_loss(tiny, row_batch):
     share = torch.full((len(hidden),), 0.5)
     out = loss(batch, TeacherHead(hidden, loss.family.head.weight.detach(), share, softcap=loss.family.softcap))
     torch.testing.assert_close(out.loss_sum, 0.5 * out.nll.sum(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_frozen_teacher_reads_the_replay_rows_of_a_micro_batch(tiny, row_batch, form):
+    """The whole way of distillation: rows picked, hidden states of the base, its head inside the student's loss; against whole logits."""
+    from rewarm.model.hooks import TeacherHead
+
+    student, teacher = tiny("llama", seed=1), tiny("llama", seed=2, vocab_size=100)
+    batch = micro_batches(row_batch([[5, 11], [16], [7, 9]], vocab=100), 3, "cpu", form)[0]
+    with torch.no_grad():
+        read = teacher.hidden(pick_rows(batch, [0, 2])).flatten(0, 1)
+    at = torch.cat([torch.arange(16), torch.arange(32, 48)])
+    head = teacher.family.head.weight.detach()
+    out = student(batch, TeacherHead(read, head, torch.full((32,), 0.5), at=at))
+    p = (student.hidden(batch).flatten(0, 1) @ student.family.head.weight.T).log_softmax(1).detach()
+    q = (read @ head.T).log_softmax(1)
+    kl = torch.zeros(48).index_copy(0, at, (q.exp() * (q - p[at][:, :100])).sum(1))
+    share = torch.zeros(48).index_fill(0, at, 0.5) * (batch.labels.flatten() != IGNORE)
+    torch.testing.assert_close(out.loss_sum.detach(), ((1 - share) * out.nll.flatten() + share * kl).sum(), rtol=1e-5, atol=1e-4)
 
 
 def test_experts_add_their_balance_loss_once_a_label(tiny, row_batch):

@@ -126,6 +126,20 @@ def test_all_kept_ids_are_the_whole_vocabulary():
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", ["full", "kept"])
+def test_a_teacher_may_read_some_of_the_tokens_only(kind):
+    """A teacher of old text reads the replay rows; its head costs nothing for all others."""
+    at = torch.tensor([1, 2, 5, 10])
+    full = full_teacher(hidden=full_teacher().hidden[at], share=full_teacher().share[at], at=at)
+    kept = kept_teacher()
+    some = full if kind == "full" else SoftTargets(kept.ids[at], kept.probs[at], kept.rest[at], kept.weight[at], at)
+    ours, reference = both(case(bias=True, weights=True), targets=some, softcap=2.0)
+    assert_equal(ours, reference)
+    share = torch.zeros(N, dtype=torch.float64).index_copy(0, at, full.share)
+    everywhere = full_teacher(share=share) if kind == "full" else SoftTargets(kept.ids, kept.probs, kept.rest, share)
+    assert_equal(ours, both(case(bias=True, weights=True), targets=everywhere, softcap=2.0)[0])
+
+
 def test_share_zero_has_the_bits_of_no_teacher():
     plain, _ = both(case())
     taught, _ = both(case(), targets=full_teacher(share=torch.zeros(N, dtype=torch.float64)))

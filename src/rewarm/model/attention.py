@@ -29,9 +29,7 @@ NAME = "rewarm"
 
 def bounds_of(batch: DeviceBatch) -> dict[str, Any]:
     """The keyword arguments that take a micro-batch's pieces through the decoder to `attend`."""
-    if batch.lengths is not None:
-        return {"rw_lengths": batch.lengths}
-    return {"rw_cu": batch.cu, "rw_meta": batch.meta}
+    return {"rw_lengths": batch.lengths} if batch.cu is None else {"rw_cu": batch.cu, "rw_meta": batch.meta}
 
 
 # Axes: B rows, T positions, N = B*T tokens, n of one piece, H query heads, G key/value heads, C channels of a head.

@@ -49,9 +49,9 @@ class DeviceBatch:
     ids, position_ids, labels int64 [shape]: positions restart at every piece, labels are already shifted inside their piece.
     source int32 [B], bytes int64 [B] (UTF-8 bytes of the row's label tokens): for the loss by source. weight fp32 [shape], or None for 1.
     n_valid: labels of the whole step over all micro-batches and ranks, what the summed loss is divided by.
-    lengths, in form `rows`: tokens of each piece, row after row, summing to N. In form `flat`: cu int32 [row_pieces*B + 1] on the device,
-    the first token of every piece and then N up to the end; meta int64 [2] on the **CPU**, (pieces, longest piece), so that reading it
-    neither waits for the device nor compiles again.
+    lengths: tokens of each piece, row after row, summing to N. In form `flat` they are on the device too: cu int32 [row_pieces*B + 1], the
+    first token of every piece and then N up to the end; meta int64 [2] on the **CPU**, (pieces, longest piece), so that reading it neither
+    waits for the device nor compiles again.
     """
 
     ids: Tensor
@@ -61,7 +61,7 @@ class DeviceBatch:
     bytes: Tensor
     weight: Tensor | None
     n_valid: int
-    lengths: tuple[int, ...] | None = None
+    lengths: tuple[int, ...]
     cu: Tensor | None = None
     meta: Tensor | None = None
 
@@ -110,6 +110,7 @@ def micro_batches(
         if fill:
             positions[-fill:] = np.arange(positions.shape[1])
         shape = (1, -1) if form == "flat" else piece.shape
+        room = micro_rows * (piece.shape[1] if row_pieces is None else row_pieces)
         made.append(
             DeviceBatch(
                 ids=_to(_filled(batch.ids[cut], fill, 0).reshape(shape), torch.int64, device),
@@ -119,10 +120,33 @@ def micro_batches(
                 bytes=_to(_filled(batch.bytes[cut], fill, 0), torch.int64, device),
                 weight=None if batch.weight is None else _to(_filled(batch.weight[cut], fill, 0).reshape(shape), torch.float32, device),
                 n_valid=total,
-                **_bounds(piece, device, form, row_pieces),
+                **_bounds(_piece_lengths(piece), device if form == "flat" else None, room),
             )
         )
     return made
+
+
+def pick_rows(batch: DeviceBatch, rows: Sequence[int]) -> DeviceBatch:
+    """Some rows of a micro-batch in the same form, in the given order: what a frozen teacher reads of it. `cu` is as long as it must be."""
+    where = torch.tensor(rows, dtype=torch.int64, device=batch.ids.device)
+    width = batch.ids.numel() // batch.rows
+    ends = np.cumsum(batch.lengths)
+    cuts = [batch.lengths[np.searchsorted(ends, row * width, "right") : np.searchsorted(ends, (row + 1) * width) + 1] for row in rows]
+
+    def picked(values: Tensor) -> Tensor:
+        chosen = batch.by_row(values)[where]
+        return chosen if batch.cu is None else chosen.view(1, -1)
+
+    return DeviceBatch(
+        ids=picked(batch.ids),
+        position_ids=picked(batch.position_ids),
+        labels=picked(batch.labels),
+        source=batch.source[where],
+        bytes=batch.bytes[where],
+        weight=None if batch.weight is None else picked(batch.weight),
+        n_valid=batch.n_valid,
+        **_bounds(tuple(length for cut in cuts for length in cut), None if batch.cu is None else batch.ids.device, None),
+    )
 
 
 def one_row(pieces: Sequence[Sequence[int]], device: torch.device | str = "cpu", form: Form = "rows") -> DeviceBatch:
@@ -166,16 +190,23 @@ def _to(values: npt.NDArray, dtype: torch.dtype, device: torch.device) -> Tensor
     return tensor.to(dtype)
 
 
-def _bounds(piece: npt.NDArray[np.int32], device: torch.device, form: Form, row_pieces: int | None) -> dict[str, Any]:
-    rows, width = piece.shape
-    starts = np.ones((rows, width), dtype=bool)
+def _piece_lengths(piece: npt.NDArray[np.int32]) -> tuple[int, ...]:
+    """A piece ends where the number changes and where its row ends."""
+    starts = np.ones(piece.shape, dtype=bool)
     starts[:, 1:] = piece[:, 1:] != piece[:, :-1]
-    first = np.flatnonzero(starts)
-    lengths = np.diff(np.append(first, rows * width))
-    if form == "rows":
-        return {"lengths": tuple(lengths.tolist())}
-    room = rows * (width if row_pieces is None else row_pieces)
-    assert len(first) <= room, f"{len(first)} pieces in {rows} rows, {row_pieces} a row at most"
-    cu = np.full(room + 1, rows * width, dtype=np.int32)
-    cu[: len(first)] = first
-    return {"cu": _to(cu, torch.int32, device), "meta": torch.tensor([len(first), int(lengths.max())], dtype=torch.int64)}
+    return tuple(np.diff(np.append(np.flatnonzero(starts), piece.size)).tolist())
+
+
+def _bounds(lengths: tuple[int, ...], device: torch.device | None, room: int | None) -> dict[str, Any]:
+    """lengths, and for `flat` cu and meta on `device`; cu has room for that many pieces."""
+    if device is None:
+        return {"lengths": lengths}
+    room = len(lengths) if room is None else room
+    assert len(lengths) <= room, f"{len(lengths)} pieces where at most {room} were announced"
+    cu = np.full(room + 1, sum(lengths), dtype=np.int32)
+    cu[: len(lengths)] = np.cumsum((0, *lengths[:-1]))
+    return {
+        "lengths": lengths,
+        "cu": _to(cu, torch.int32, device),
+        "meta": torch.tensor([len(lengths), max(lengths)], dtype=torch.int64),
+    }

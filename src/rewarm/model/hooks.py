@@ -21,27 +21,29 @@ if TYPE_CHECKING:
     from rewarm.model.loss import LossOut
 
 
-# Axes: N tokens of the micro-batch in the order of its labels, k kept ids, D the teacher's width, V its vocabulary rows.
+# Axes: N tokens of the micro-batch in the order of its labels, M of them that a teacher reads, k kept ids, D the teacher's width.
 @dataclass(frozen=True, slots=True)
 class SoftTargets:
-    """A teacher's distribution at every label, cut to its k largest probabilities and one bucket for all the rest.
+    """A teacher's distribution, cut to its k largest probabilities and one bucket for all the rest.
 
-    ids int32 [N, k]; probs fp32 [N, k]; rest fp32 [N] (1 - sum of probs); weight fp32 [N]: the share of the loss that is distillation,
-    in 0..1, 0 where the teacher cannot read.
+    ids int32 [M, k]; probs fp32 [M, k]; rest fp32 [M]: 1 - sum of probs, not negative. weight fp32 [M]: the share of a token's loss that
+    is distillation, in 0..1. at int64 [M] on the CPU: which labels, in rising order; None = all, M = N.
     """
 
     ids: Tensor
     probs: Tensor
     rest: Tensor
     weight: Tensor
+    at: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherHead:
     """A frozen teacher's last hidden states and head: its logits are made chunk by chunk inside the loss and never kept.
 
-    hidden [N, D] and weight [V_old, D] in one dtype; its vocabulary is the first V_old ids of the student's. bias [V_old] or None, scale
-    and softcap are its family's. `share` fp32 [N]: the share of the loss that is distillation, in 0..1, 0 where the teacher cannot read.
+    hidden [M, D] and weight [V_old, D] in one type; its vocabulary is the first V_old ids of the student's. bias [V_old] or None, scale and
+    softcap are its family's. share fp32 [M]: the share of a token's loss that is distillation, in 0..1; 0 where the teacher cannot read.
+    at int64 [M] on the CPU: which labels, in rising order; None = all, M = N.
     """
 
     hidden: Tensor
@@ -50,6 +52,7 @@ class TeacherHead:
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    at: Tensor | None = None
 
 
 Targets = SoftTargets | TeacherHead

@@ -41,8 +41,10 @@ def linear_cross_entropy_reference(
     nll_N = F.cross_entropy(logits_NV, labels_N, ignore_index=IGNORE, reduction="none")
     loss_N = nll_N
     if targets is not None:
-        share_N = _share(targets) * (labels_N != IGNORE)
-        loss_N = (1 - share_N) * nll_N + share_N * _divergence_reference(logits_NV.log_softmax(1), targets)
+        at = torch.arange(len(labels_N)) if targets.at is None else targets.at
+        share_N = torch.zeros_like(nll_N).index_copy(0, at, _share(targets) * (labels_N[at] != IGNORE))
+        divergence_N = torch.zeros_like(nll_N).index_copy(0, at, _divergence_reference(logits_NV[at].log_softmax(1), targets))
+        loss_N = (1 - share_N) * nll_N + share_N * divergence_N
     return (loss_N if weight is None else loss_N * weight).sum(), nll_N.detach()
 
 
@@ -80,9 +82,21 @@ def linear_cross_entropy(
     carries no gradient and no weight. chunk: tokens at once, None chooses; it changes memory and the order of summation, nothing else.
     Under autocast the three products run in its type. Inputs that need no gradient (and all, under no_grad) get none computed.
     """
+    order = None if targets is None or targets.at is None else _taught_first(targets.at, len(labels_N), labels_N.device)
+    if order is not None:
+        hidden_ND, labels_N = hidden_ND.index_select(0, order), labels_N[order]
+        weight = None if weight is None else weight[order]
     grad = torch.is_grad_enabled()
     needs = tuple(grad and tensor is not None and tensor.requires_grad for tensor in (hidden_ND, weight_VD, bias))
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias, labels_N, weight, scale, softcap, valid_rows, targets, chunk, needs)
+    loss, nll = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias, labels_N, weight, scale, softcap, valid_rows, targets, chunk, needs)
+    return loss, nll if order is None else torch.empty_like(nll).index_copy_(0, order, nll)
+
+
+def _taught_first(at: Tensor, tokens: int, device: torch.device) -> Tensor:
+    """The tokens that the teacher reads and then all others: made on the CPU, where nothing has to wait for it."""
+    others = torch.ones(tokens, dtype=torch.bool)
+    others[at] = False
+    return torch.cat([at, others.nonzero()[:, 0]]).to(device, non_blocking=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -113,7 +127,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_bias = torch.zeros(bias.shape, dtype=sums, device=bias.device) if needs[2] and bias is not None else None
             nll = torch.zeros(len(labels), dtype=sums, device=labels.device)
             total = torch.zeros((), dtype=sums, device=labels.device)
-            for cut in _chunks(len(labels), rows, hidden.device, chunk):
+            taught = 0 if targets is None else len(_share(targets))
+            for cut in (*_chunks(0, taught, rows, hidden.device, chunk), *_chunks(taught, len(labels), rows, hidden.device, chunk)):
+                reads = targets if cut.stop <= taught else None
                 logits = torch.mm(x[cut], w.t()).to(sums)
                 if b is not None:
                     logits += b
@@ -122,8 +138,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 factor = counts.to(sums) if weight is None else counts * weight[cut].to(sums)
                 target = torch.where(counts, labels[cut], 0)[:, None]
                 picked = logits.gather(1, target)[:, 0]
-                teacher = None if targets is None else _teacher(targets, cut, logits)
-                share = None if targets is None else _share(targets)[cut].to(sums) * counts
+                teacher = None if reads is None else _teacher(reads, cut, logits)
+                share = None if reads is None else _share(reads)[cut].to(sums) * counts
                 lse = _softmax_(logits)
                 nll[cut] = torch.where(counts, lse - picked, 0)
                 loss = nll[cut]
@@ -167,12 +183,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *gradients, *([None] * 8)
 
 
-def _chunks(tokens: int, rows: int, device: torch.device, chunk: int | None) -> Iterator[slice]:
+def _chunks(first: int, last: int, rows: int, device: torch.device, chunk: int | None) -> Iterator[slice]:
     """Slices of the tokens. On a GPU 2^29 logits at once, on a CPU 2^24 (64 MB): there the size hardly matters."""
     if chunk is None:
         chunk = min(max(2**29 // rows, 1024), 16384) // 256 * 256 if device.type == "cuda" else min(max(2**24 // rows, 64), 4096)
-    for first in range(0, tokens, chunk):
-        yield slice(first, min(first + chunk, tokens))
+    for begin in range(first, last, chunk):
+        yield slice(begin, min(begin + chunk, last))
 
 
 def _bend_(logits: Tensor, scale: float, softcap: float | None, slope: bool) -> Tensor | None:

@@ -56,7 +56,7 @@ class CausalLMLoss(nn.Module):
         return self.family.decoder(input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, **bounds_of(batch), **extra)
 
     def forward(self, batch: DeviceBatch, targets: Targets | None = None) -> LossOut:
-        """Sum of the loss over the micro-batch's labels. targets: a teacher at **every** position, in the order of `labels.view(-1)`."""
+        """Sum of the loss over the micro-batch's labels. targets: a teacher, its tokens counted as in `labels.flatten()`."""
         decoded = self._decode(batch)
         hidden = decoded.last_hidden_state.flatten(0, 1)
         labels = batch.labels.flatten()
