@@ -128,6 +128,12 @@ def test_a_save_replaces_a_model_and_nothing_else(base, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_others_may_read_the_weights_as_they_may_read_the_rest(base, tmp_path):
+    """A model that only its owner can read fails on the first machine that serves it."""
+    save_hf(load_base(base).model, base, tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+
+
 def test_two_saves_have_the_same_bytes(base, tmp_path):
     """A run that is repeated must write what it wrote."""
     model = load_base(base).model

@@ -182,7 +182,10 @@ def _config(model: PreTrainedModel, base_dir: Path, dtype: torch.dtype | None) -
 
 
 def _sync(folder: Path) -> None:
+    """Every file on disk, and with the permissions of the configuration: safetensors writes files that only their owner can read."""
+    mode = (folder / "config.json").stat().st_mode
     for path in folder.iterdir():
+        path.chmod(mode)
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
