@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,13 +88,14 @@ def test_a_weight_times_seven_changes_nothing(problem: tuple[Words, Grammar], ta
     np.testing.assert_array_equal(a.count * 7, b.count)
 
 
-def test_the_loops_agree_on_many_words_and_many_floors() -> None:
-    """Counts over five orders of magnitude make the queue refill again and again."""
-    rng = np.random.default_rng(5)
-    texts = [rng.integers(0, 6, rng.integers(2, 9)).tolist() for _ in range(400)]
-    counts = (10 ** rng.uniform(0, 5, 400)).astype(int)
-    words = words_of(texts, counts.tolist(), rng.integers(0, 50, 400).tolist())
-    grammar = Grammar([bytes([97 + i]) for i in range(6)], 6, {})
+@pytest.mark.parametrize("seed", range(6))
+def test_the_loops_agree_on_many_words_and_many_floors(seed: int) -> None:
+    """Counts over five orders of magnitude make the queue refill again and again; bans and old tokens come up late."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(0, len(LETTERS), rng.integers(2, 9)).tolist() for _ in range(250)]
+    counts = (10 ** rng.uniform(0, 5, 250)).astype(int)
+    words = words_of(texts, counts.tolist(), rng.integers(0, 50, 250).tolist())
+    grammar = Grammar(LETTERS, len(LETTERS), {pair_key(4, 2): 0})
     guard = Guard(Fraction("0.05"), int(counts.sum()), 10_000)
     same(continue_merges(words, grammar, 120, refuse_some, guard), continue_merges_reference(words, grammar, 120, refuse_some, guard))
 
@@ -103,6 +105,14 @@ def test_runs_of_one_token_join_in_twos() -> None:
     words = words_of([[0] * 5], [3], [0])
     merges = continue_merges(words, Grammar([b"a"], 1, {}), 1, lambda s: None, Guard(None, 1, 0))
     assert merges.saved.tolist() == [[6]] and merges.count.tolist() == [12]
+
+
+def test_runs_join_from_the_front_whatever_made_their_tokens() -> None:
+    """Old and newly joined places of one token are listed apart; a run over both still counts from its beginning."""
+    words = words_of([[0, 0, 1, 1]], [9], [0])
+    merges = continue_merges(words, Grammar([b"b", b"bb"], 2, {}), 1, lambda s: None, Guard(None, 1, 0))
+    assert list(zip(merges.left, merges.right, merges.id)) == [(0, 0, 1), (1, 1, 2)]
+    assert merges.saved.tolist() == [[9], [9]] and merges.count.tolist() == [9, 18]
 
 
 def test_a_pair_whose_whole_is_a_token_already_needs_no_new_id() -> None:
@@ -121,6 +131,15 @@ def test_an_old_merge_is_never_appended_again() -> None:
     merges = continue_merges(words, Grammar(surfaces, 7, {pair_key(5, 3): 0}), 5, lambda s: None, Guard(None, 1, 0))
     assert list(zip(merges.left, merges.right, merges.id)) == [(0, 4, 5)]
     assert merges.saved.tolist() == [[18]]
+
+
+def test_a_new_merge_is_not_appended_twice_either() -> None:
+    """The same with a merge made in this run: once known, its pair is joined wherever it turns up."""
+    surfaces = [b"a", b"ab", b"c", b"d", b"abc"]
+    words = words_of([[4, 3], [1, 2, 3]], [9, 5], [0, 0])
+    merges = continue_merges(words, Grammar(surfaces, 5, {}), 9, lambda s: None, Guard(None, 1, 0))
+    assert list(zip(merges.left, merges.right, merges.id)) == [(4, 3, 5), (1, 2, 4)]
+    assert merges.saved.sum() == 9 + 5 + 5
 
 
 def test_the_guard_compares_rates_not_counts() -> None:
