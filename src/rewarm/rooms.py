@@ -234,11 +234,22 @@ def train_stage(house: House, base: ModelAt, start: ModelAt, corpus_done: Done, 
     def train(out: Path) -> dict[str, Any]:
         probes = probes_of(house, base, start, corpus, out)
         return work(
-            recipe.train, start.folder, given.mixture, partial(batch, given.mixture), start.new_rows, start.true_vocab, probes, [], out,
-            house.reporter, steps=given.steps,
+            recipe.train, start.folder, given.mixture, partial(batch, given.mixture), start.new_rows, start.true_vocab, probes,
+            methods_of(recipe, base, given), out, house.reporter, steps=given.steps,
         )  # fmt: skip
 
+    if recipe.keep.methods:
+        settings["keep"] = {name: getattr(recipe.keep, name).model_dump() for name in recipe.keep.methods}
+        inputs["base"] = base.fingerprint
     return house.run.stage("train", settings, inputs, train, label="train")
+
+
+def methods_of(recipe: Recipe, base: ModelAt, given: Feed) -> list[Any]:
+    """The methods of `keep.methods`, in order, each with its settings, the base and the numbers of the replay sources."""
+    from rewarm.keep.methods import METHODS
+
+    replay = [i for i, role in enumerate(given.mixture.roles) if role == "replay" and given.replay > 0]
+    return [METHODS.get(name)(getattr(recipe.keep, name), base.folder, replay) for name in recipe.keep.methods]
 
 
 def probes_of(
