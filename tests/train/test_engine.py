@@ -68,5 +68,5 @@ def test_a_gpu_that_is_not_there_is_an_error_of_the_recipe(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
-    with pytest.raises(UserError, match="train.device"):
+    with pytest.raises(UserError, match="no CUDA GPU"):
         choose_device("cuda")

@@ -133,12 +133,11 @@ class Engine:
         return made
 
     def rehearse(self, context: RunContext, seconds: float) -> float:
-        """Seconds of one step, from one micro-batch and one update at rate 0 on the rows of the first step; after it all is as before.
+        """Seconds of one step, from one micro-batch and one update at rate 0 on the rows of the first; after it all is as before.
 
-        At rate 0 AdamW moves no weight, not by a bit, and the moments are thrown away. Of the methods only `targets` and `loss` take part.
-        One micro-batch is timed, and up to nine more while they fit into `seconds`; the mean counts. Before them a small one fills caches,
-        on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows` and begins again.
-        """
+        At rate 0 and gradient 0 AdamW moves no weight, not by a bit, and the moments are thrown away. Of the methods only `targets` and
+        `loss` take part. One micro-batch is timed, and up to nine more while they fit into `seconds`; the mean counts. Before them a small
+        one fills caches, on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows` and begins again."""
         while True:
             try:
                 return self._rehearse(context, seconds)
@@ -163,6 +162,9 @@ class Engine:
         while not times or (len(times) < 10 and sum(times) + times[-1] <= seconds):
             loss, took = self._timed(lambda: self._backward(context, micro[0], unused))
             times.append(took)
+        for p in self.params:
+            if p.local.grad is not None:
+                p.local.grad.zero_()  # even at rate 0 a gradient could turn a weight of -0.0 into 0.0
         for _ in range(2):  # the first one allocates the moments
             _, update = self._timed(lambda: clipped_step(self.optimizer, self._scales, self.params, loss, self.clip))
         return reading + cutting + len(micro) * sum(times) / len(times) + update
