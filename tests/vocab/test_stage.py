@@ -174,6 +174,7 @@ def test_auto_leaves_a_tokenizer_alone_that_knows_the_text(bases: dict[str, Path
     """New rows for text that is short already only cost; `true` does it all the same and says so."""
     known = {"target": write_text(tmp_path / "en.jsonl", english(3_000, seed=50)), "protect": texts["protect"]}
     facts, reporter = run(bases["gpt2"], known, tmp_path / "a", size="auto")
+    assert facts["bytes_per_token"]["vi"]["before"] == facts["bytes_per_token"]["vi"]["after"] > 1
     assert not facts["extended"] and "do not extend" in facts["reason"] and not (tmp_path / "a" / "model").exists()
     assert json.loads((tmp_path / "a" / "report.json").read_text())["texts"]["vi"]["before"]["tokens"] > 0
     facts, reporter = run(bases["gpt2"], known, tmp_path / "b", tau="off", extend=True, size=5)

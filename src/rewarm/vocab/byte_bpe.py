@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm.vocab.base import LETTER_OF_BYTE, VERSION_LINE, Base, to_letters
+from rewarm.vocab.base import VERSION_LINE, Base, to_letters
 from rewarm.vocab.merge import Grammar, Merges, pair_key
 
 
@@ -102,8 +102,3 @@ def extension_files(base: Base, extension: Extension) -> dict[str, bytes]:
 def _json(value: Any, indent: int | None) -> bytes:
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators).encode()
-
-
-def repaired_letters(base: Base) -> set[str]:
-    """The letters of the bytes the base lacks: text with them is the only text whose old tokens may move."""
-    return {LETTER_OF_BYTE[byte] for byte in base.missing_bytes}

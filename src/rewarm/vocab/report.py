@@ -131,13 +131,3 @@ def min_uses_size(
 def auto_uses(planned_tokens: int | None) -> int:
     """`min_uses: auto`: one in 100,000 planned tokens, at least 2, at most 200."""
     return max(2, min(200, math.ceil((planned_tokens or 0) / 100_000)))
-
-
-def show(base: Tokenizer, new: Tokenizer, texts: list[str]) -> list[dict[str, Any]]:
-    """A row a text: bytes, tokens before and after, and the new tokens as the text they stand for, split by `|`."""
-    rows = []
-    for text in texts:
-        before, after = base.encode(text, add_special_tokens=False), new.encode(text, add_special_tokens=False)
-        pieces = "|".join(text[a:b] for a, b in after.offsets)
-        rows.append({"text": text, "bytes": len(text.encode()), "before": len(before.ids), "after": len(after.ids), "pieces": pieces})
-    return rows

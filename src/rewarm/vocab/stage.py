@@ -96,12 +96,10 @@ def vocab_stage(
     if keep_base:
         reporter.warn(choice.advice.text if not choice.advice.extend else "no new token is left: the base's tokenizer stays")
         table = fertility({"before": base.tokenizer}, held)
-        facts = {
-            "extended": False,
-            "reason": choice.advice.text,
-            "best_gain": round(choice.advice.gain, 4),
-            "size_reasons": list(choice.reasons),
-        }
+        facts: dict[str, Any] = {
+            "extended": False, "reason": choice.advice.text, "best_gain": round(choice.advice.gain, 4), "size_reasons": list(choice.reasons),
+            "bytes_per_token": {n: dict.fromkeys(("before", "after"), row["before"]["bytes_per_token"]) for n, row in table.items()},
+        }  # fmt: skip
         write_json(out / "report.json", {"settings": settings, "facts": facts, "texts": table})
         return facts
     if not choice.advice.extend:
@@ -174,8 +172,11 @@ def _protected_sample(cfg: VocabRecipe, protect: list[Path], limit: int, reporte
 
 
 def _warn_decomposed(language: str, sample: Sample, reporter: Reporter) -> None:
-    lines = _lines(sample.counted)
-    share = sum(not unicodedata.is_normalized("NFC", line) for line in lines) / max(1, len(lines))
+    lines = odd = 0
+    for line in lines_of(sample.counted):
+        lines += 1
+        odd += not unicodedata.is_normalized("NFC", line)
+    share = odd / max(1, lines)
     if share > NFD_SHARE:
         reporter.warn(
             f"{100 * share:.1f} % of the lines of `{language}` are not NFC (letters and marks apart): their words are counted apart from "
