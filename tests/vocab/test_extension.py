@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from rewarm.vocab.base import bare_model, open_base, to_letters
-from rewarm.vocab.gate import all_characters, byte_lengths, token_ends
+from rewarm.vocab.fuzz import all_characters
+from rewarm.vocab.gate import byte_lengths, token_ends
 
 KINDS = ["gpt2", "llama3", "qwen", "smollm"]
 SURROGATES = st.characters(exclude_categories=["Cs"])

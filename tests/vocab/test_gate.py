@@ -15,7 +15,8 @@ from rewarm.errors import UserError
 from rewarm.vocab import stage
 from rewarm.vocab.base import Base, open_base
 from rewarm.vocab.byte_bpe import Extension, NewToken, extension_files
-from rewarm.vocab.gate import Finding, GateTexts, all_characters, allowed_changes, check_tokenizer, fuzz, same_again
+from rewarm.vocab.fuzz import GateTexts, all_characters, fuzz
+from rewarm.vocab.gate import Finding, allowed_changes, check_tokenizer, same_again
 from rewarm.vocab.gate_rows import check_model
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.weights import open_weights
@@ -238,6 +239,6 @@ def test_few_lines_leave_room_for_chance_and_many_do_not() -> None:
 def test_fuzzed_strings_are_the_same_every_time_and_valid(bases: dict[str, Path]) -> None:
     """A gate that fails must fail again when somebody looks."""
     base = open_base(bases["gpt2"])
-    a = fuzz(TEXTS, base, 3)
-    assert a == fuzz(TEXTS, base, 3) != fuzz(TEXTS, base, 4)
+    a = fuzz(TEXTS, base, 3, 300)
+    assert len(a) == 300 and a == fuzz(TEXTS, base, 3, 300) != fuzz(TEXTS, base, 4, 300)
     assert all(s.encode() is not None for s in a) and len(set(all_characters())) == len(all_characters())

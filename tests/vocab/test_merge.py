@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm.vocab.merge import Grammar, Merges, Words, continue_merges, continue_merges_reference, pair_key
+from rewarm.vocab.merge import Grammar, Merges, continue_merges, continue_merges_reference
+from rewarm.vocab.pairs import Words, pair_key
 from rewarm.vocab.rules import Guard
 
 LETTERS = [b"a", b"b", b"c", b"d", b"ab", b"abc", b"bb"]

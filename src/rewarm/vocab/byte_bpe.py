@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewarm.vocab.base import VERSION_LINE, Base, to_letters
-from rewarm.vocab.merge import Grammar, Merges, pair_key
+from rewarm.vocab.merge import Grammar, Merges
+from rewarm.vocab.pairs import pair_key
 
 
 @dataclass(frozen=True)

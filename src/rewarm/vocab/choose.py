@@ -19,7 +19,8 @@ from rewarm.vocab.base import Base, encode_ids
 from rewarm.vocab.byte_bpe import extended_spec, extension_of
 from rewarm.vocab.count import Counts, language_weights, split_words, words_to_merge
 from rewarm.vocab.gate import allowed_changes
-from rewarm.vocab.merge import Grammar, Merges, Words, continue_merges
+from rewarm.vocab.merge import Grammar, Merges, continue_merges
+from rewarm.vocab.pairs import Words
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import Advice, Curve, advise, auto_uses, knee, min_uses_size, size_curve
 from rewarm.vocab.rules import Guard, Refusal, refusal_of

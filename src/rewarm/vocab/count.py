@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rewarm.signals import check_stop
 from rewarm.vocab.base import LETTER_OF_BYTE, Base, encode_ids, open_base, to_bytes, to_letters
-from rewarm.vocab.merge import Words
+from rewarm.vocab.pairs import Words
 from rewarm.vocab.text import lines_of
 
 LONGEST_WORD = 64

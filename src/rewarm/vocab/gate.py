@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, read_merges_txt, to_letters
+from rewarm.vocab.fuzz import GateTexts, all_characters, fuzz
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import refusal_of
 
@@ -42,15 +43,6 @@ class Finding:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class GateTexts:
-    """The text the gate encodes: held-out target text, and protected text that was set aside before counting."""
-
-    target: list[str]
-    protected: list[str]
-    """Lines; empty where there is no protected text: invariant 4 is then not measured."""
-
-
 def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRecipe, fewest_uses: float | None = None) -> list[Finding]:
     """Invariants 1 to 11 of the tokenizer in `new_folder` against `base`, in order.
 
@@ -63,7 +55,7 @@ def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRe
     old_ids = set(base.vocab.values()) | base.special_ids
     fresh = {text: i for text, i in new.vocab.items() if i not in old_ids}
     findings = [_old_ids(base, new), _old_merges(base, new)]
-    lines = [*texts.target, *texts.protected, *fuzz(texts, base, cfg.seed)]
+    lines = [*texts.target, *texts.protected, *fuzz(texts, base, cfg.seed, FUZZED)]
     findings.append(_coarsening(base, new, lines))
     if texts.protected:
         findings.append(_protected(base, new, texts.protected, cfg.max_changed_lines))
@@ -209,11 +201,6 @@ def _is_text(surface: bytes) -> bool:
     return True
 
 
-def all_characters() -> list[str]:
-    """The 1,112,064 Unicode code points that text can hold."""
-    return [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
-
-
 def _round_trip(base: Base, new: Base) -> Finding:
     """7: every code point survives encoding and decoding, wherever the base's does; blocks of 1,024, single ones where a block fails."""
     characters = all_characters()
@@ -299,59 +286,3 @@ def same_again(files: dict[str, bytes], folder: Path) -> Finding:
     """12: writing the files a second time gives the bytes that are on disk."""
     differ = [name for name, content in files.items() if (folder / name).read_bytes() != content]
     return Finding(12, "a second write is equal", not differ, len(files), None, ", ".join(differ))
-
-
-def fuzz(texts: GateTexts, base: Base, seed: int) -> list[str]:
-    """FUZZED short strings: pieces of the texts, random code points, blanks, digits, emoji, decomposed letters and added tokens, mixed."""
-    rng = np.random.default_rng(seed)
-    lines = [line for line in [*texts.target, *texts.protected] if line.strip()][:5_000] or ["Xin chào, rất vui được gặp bạn! 你好 안녕"]
-    odd = [
-        " ",
-        "  ",
-        "\t",
-        "\n",
-        "\n\n",
-        "\r\n",
-        "0",
-        "1234",
-        "9.5%",
-        "😀",
-        "👩‍👩‍👧",
-        "e\u0301",
-        "ệ",
-        "ệ",
-        "한",
-        "を",
-        "中",
-        "'s",
-        "don't",
-        "\u200b",
-        "\u00a0",
-    ]
-    odd += [t["content"] for t in base.added[:50]]
-    planes = [
-        (0x20, 0x7F),
-        (0xA0, 0x250),
-        (0x370, 0x530),
-        (0x600, 0x700),
-        (0xE00, 0xE80),
-        (0x1E00, 0x2000),
-        (0x3040, 0x3100),
-        (0x4E00, 0x9FFF),
-    ]
-    planes += [(0xAC00, 0xD7A3), (0x1F300, 0x1F700), (0x1, 0xD7FF), (0x10000, 0x10FFFF)]
-    out = []
-    for parts in rng.integers(1, 7, size=FUZZED):
-        text = []
-        for kind, a, b in rng.integers(0, 1 << 30, size=(parts, 3)).tolist():
-            if kind % 3 == 0:
-                line = lines[a % len(lines)]
-                start = b % len(line)
-                text.append(line[start : start + 1 + kind // 3 % 12])
-            elif kind % 3 == 1:
-                low, high = planes[a % len(planes)]
-                text.append("".join(chr(low + (b * (i + 1)) % (high - low)) for i in range(1 + kind // 3 % 3)))
-            else:
-                text.append(odd[a % len(odd)])
-        out.append("".join(c for c in "".join(text) if not 0xD800 <= ord(c) < 0xE000))
-    return out

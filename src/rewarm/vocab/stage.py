@@ -25,7 +25,8 @@ from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, to_letter
 from rewarm.vocab.byte_bpe import Extension, extended_spec, extension_files, extension_of, grammar_of
 from rewarm.vocab.choose import PROTECTED, Choice, Problem, choose, pose
 from rewarm.vocab.count import Counts, count
-from rewarm.vocab.gate import Finding, GateTexts, check_tokenizer, same_again
+from rewarm.vocab.fuzz import GateTexts
+from rewarm.vocab.gate import Finding, check_tokenizer, same_again
 from rewarm.vocab.gate_rows import check_model
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
@@ -97,7 +98,8 @@ def vocab_stage(
         reporter.warn(choice.advice.text if not choice.advice.extend else "no new token is left: the base's tokenizer stays")
         table = fertility({"before": base.tokenizer}, held)
         facts: dict[str, Any] = {
-            "extended": False, "reason": choice.advice.text, "best_gain": round(choice.advice.gain, 4), "size_reasons": list(choice.reasons),
+            "extended": False, "reason": choice.advice.text, "best_gain": round(choice.advice.gain, 4),
+            "size_reasons": list(choice.reasons),
             "bytes_per_token": {n: dict.fromkeys(("before", "after"), row["before"]["bytes_per_token"]) for n, row in table.items()},
         }  # fmt: skip
         write_json(out / "report.json", {"settings": settings, "facts": facts, "texts": table})
