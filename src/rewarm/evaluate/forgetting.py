@@ -12,15 +12,16 @@ from rewarm.errors import UserError
 from rewarm.evaluate.bits import DocScores, bits_per_byte, shared
 from rewarm.evaluate.statistics import LEAST, bootstrap, ratio_interval, ratio_of_sums
 
-WIDTHS_DIFFER = 0.25
-"""Two ways to an interval that differ by more than this share of its width: few documents carry the result."""
+CARRIES = 1 / 3
+"""Share of the squared interval above which a document is named. Comparing the jackknife's width with the bootstrap's does not find it: one
+outlier of 5,000 nats among 60 documents moved them 22 % apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """Bits per byte before and after on the same n documents. delta = after - before (> 0: forgot), with its 95 % interval (jackknife-t),
-    and a percentile bootstrap beside it; all None where there are fewer than ten documents. carriers: the documents that carry the result,
-    if few do."""
+    and a percentile bootstrap beside it; all None where there are fewer than ten documents. carriers: documents that each make more than
+    a third of the interval, if there are 20 or more."""
 
     before: float
     after: float
@@ -47,13 +48,10 @@ def compare(base: DocScores, model: DocScores, keep: npt.NDArray[np.bool_] | Non
     if found.low is None or found.high is None:
         return Delta(before, after, found.value, None, None, n, total, None)
     drawn = bootstrap(ratio_of_sums, [d, length])
-    width, other = found.high - found.low, drawn[1] - drawn[0]
-    carriers: tuple[str, ...] = ()
-    if abs(width - other) > WIDTHS_DIFFER * max(width, other) and n > 2 * LEAST:
-        pull = np.abs(d - found.value * length)
-        names = [name for name, kept in zip(base.ids, keep) if kept]
-        carriers = tuple(names[i] for i in np.argsort(-pull, kind="stable")[:3])
-    return Delta(before, after, found.value, found.low, found.high, n, total, width / 2, drawn, carriers)
+    pull = (d - found.value * length) ** 2
+    names = [name for name, kept in zip(base.ids, keep) if kept]
+    carriers = tuple(names[i] for i in np.flatnonzero(pull > CARRIES * pull.sum()).tolist()) if n >= 2 * LEAST else ()
+    return Delta(before, after, found.value, found.low, found.high, n, total, (found.high - found.low) / 2, drawn, carriers)
 
 
 @dataclass(frozen=True, slots=True)

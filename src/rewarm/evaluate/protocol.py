@@ -114,7 +114,9 @@ def prefix_for(prefix: str | None, encoder: Encoder) -> tuple[str | None, int | 
     """
     if prefix is None:
         return None, None
-    for token in (prefix, encoder.prepended, *encoder.separators()):
+    if (found := encoder.id_of(prefix)) is not None:
+        return prefix, found
+    for token in (encoder.prepended, *encoder.separators()):
         if token is not None and (found := encoder.id_of(token)) is not None:
             return token, found
     raise UserError(f"it has no token `{prefix}` and no begin or end token", where=str(encoder.folder), fix="set evaluate.prefix: none")

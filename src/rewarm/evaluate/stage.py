@@ -146,7 +146,7 @@ def _text(
         word, sentence = said.word, said.sentence
         bits |= {"delta": delta.delta, "low": delta.low, "high": delta.high, "interval": "jackknife-t", "bootstrap": delta.bootstrap}
         if delta.carriers:
-            warnings.append(f"{text.name}: few documents carry the result, first {', '.join(f'`{name}`' for name in delta.carriers)}")
+            warnings.append(f"{text.name}: most of the interval comes from {' and '.join(f'`{name}`' for name in delta.carriers)}")
     return {
         "role": text.role,
         "half": text.half,
