@@ -179,18 +179,29 @@ def test_probes_run_at_start_and_end_and_change_nothing(stage, weights):
 
 def test_minutes_become_steps_once_and_a_resume_keeps_them(stage, weights, monkeypatch, tmp_path):
     """The rehearsal moves no weight; the plan is written before the first step, so a slower machine does not change the run."""
+    from rewarm.train.engine import Engine
+
+    probes, rehearse = (lambda model: {"old": {"bits_per_byte": 1.0}}), Engine.rehearse
+    monkeypatch.setattr(Engine, "rehearse", lambda *arguments: rehearse(*arguments) and 4.0)  # as if a step took four seconds
     stop_after(3, monkeypatch)
     with pytest.raises(Stopped):
-        stage("timed", max_minutes=0.05, probes=lambda model: {"old": {"bits_per_byte": 1.0}})
+        stage("timed", max_minutes=1, probes=probes)
     signals.clear_stop()
     monkeypatch.undo()
     plan = json.loads((tmp_path / "timed" / "plan.json").read_text())
-    assert plan["steps"] > 3 and plan["seconds"]["step"] > 0
-    monkeypatch.setattr("rewarm.train.engine.Engine.rehearse", _never)
-    timed = stage("timed", max_minutes=0.05, probes=lambda model: {"old": {"bits_per_byte": 1.0}})
+    assert 8 <= plan["steps"] <= 14 and plan["seconds"]["step"] == 4.0
+    monkeypatch.setattr(Engine, "rehearse", _never)
+    timed = stage("timed", max_minutes=1, probes=probes)
     assert timed.result["steps"] == plan["steps"]
     counted = stage("counted", steps=plan["steps"])
     assert_same_bits(weights(timed.out / "model"), weights(counted.out / "model"))
+
+
+def test_a_run_that_took_longer_than_its_minutes_says_so(stage, monkeypatch):
+    """The number of steps is fixed by the measurement; a machine that slows down afterwards cannot be foreseen, only reported."""
+    monkeypatch.setattr("rewarm.train.stage.steps_for_minutes", lambda *_: (3, None))
+    warnings = stage(max_minutes=1e-6, lr=2e-3).reporter.warnings
+    assert len(warnings) == 1 and "the machine became slower" in warnings[0]
 
 
 def test_a_run_begun_with_other_settings_is_not_gone_on_with(stage, monkeypatch):

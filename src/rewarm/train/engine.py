@@ -136,8 +136,10 @@ class Engine:
         """Seconds of one step, from one micro-batch and one update at rate 0 on the rows of the first; after it all is as before.
 
         At rate 0 and gradient 0 AdamW moves no weight, not by a bit, and the moments are thrown away. Of the methods only `targets` and
-        `loss` take part. One micro-batch is timed, and up to nine more while they fit into `seconds`; the mean counts. Before them a small
-        one fills caches, on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows` and begins again."""
+        `loss` take part. One micro-batch is timed (with methods all of the step), and more while they fit into `seconds`, ten at most; the
+        mean counts. Before them a small one fills caches, on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows`
+        and begins again.
+        """
         while True:
             try:
                 return self._rehearse(context, seconds)
@@ -158,9 +160,10 @@ class Engine:
         warm = take(batch, slice(0, 1)) if device.type == "cpu" else batch
         self._backward(context, self._micro(warm)[0], unused)
         micro, cutting = self._timed(lambda: self._micro(batch))
+        least = len(micro) if self.stack.methods else 1  # a method may work on some rows only
         times: list[float] = []
-        while not times or (len(times) < 10 and sum(times) + times[-1] <= seconds):
-            loss, took = self._timed(lambda: self._backward(context, micro[0], unused))
+        while len(times) < least or (len(times) < 10 and sum(times) + times[-1] <= seconds):
+            loss, took = self._timed(lambda: self._backward(context, micro[len(times) % len(micro)], unused))
             times.append(took)
         for p in self.params:
             if p.local.grad is not None:

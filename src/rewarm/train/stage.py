@@ -259,6 +259,11 @@ class _Run:
             "precision": kernels.precision.mode,
             "probes": {"first": progress.first_probe, "last": progress.last_probe},
         }
+        minutes = self.cfg.max_minutes
+        if minutes is not None and result["seconds"] > 60 * minutes:
+            self.reporter.warn(
+                f"training took {result['seconds'] / 60:.1f} minutes, not {minutes:g}: the machine became slower after it was timed"
+            )
         write_json(self.out / "result.json", result)
         self.checkpoints.remove_all()
         return result
