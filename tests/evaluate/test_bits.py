@@ -126,10 +126,12 @@ def test_lossy_documents_leave_both_sums_and_too_many_are_an_error():
     one = scores(lossy=lossy, nll=np.where(lossy, np.nan, 70.0))
     assert shared([one, scores()]).sum() == 995
     [warning] = check_scores("vi", {"base": one, "after": scores()})
-    assert "5 documents (500 of 100,000 bytes), first `d0`" in warning and "base" in warning
+    assert "5 of 1000 documents (500 of 100,000 bytes), first `d0`" in warning and "base" in warning
     lossy[:20] = True
     with pytest.raises(UserError, match="cannot be represented by the tokenizer of base"):
         check_scores("vi", {"base": scores(lossy=lossy)})
+    one = scores(ids=("a", "b"), bytes=np.asarray([10, 90]), lossy=np.asarray([False, True]), bad_at=np.asarray([-1, -1]))
+    assert len(check_scores("small", {"base": one})) == 1  # of few documents, one may go
 
 
 def test_a_number_that_is_not_finite_is_named():

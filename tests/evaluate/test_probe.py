@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rewarm.errors import UserError
 from rewarm.evaluate.documents import TextRef
 from rewarm.evaluate.probe import Probe
 from rewarm.evaluate.recipe import EvaluateRecipe
@@ -69,3 +70,14 @@ def test_a_small_probe_reads_little_and_can_leave_the_base_alone(probe, tmp_path
     assert all(documents.bytes <= 500 for documents in small.documents.values())
     assert set(found["en"]) == {"bits_per_byte", "documents"} and not (tmp_path / "small" / "scores").exists()
     assert 0 < small.tokens < 800
+
+
+def test_text_that_the_base_cannot_read_stops_a_run_before_training(
+    make_model: Callable[..., Path], make_tokenizer: Callable[..., object], write_text, documents, tmp_path: Path
+):
+    """After hours of training it would be too late to hear that nothing can be compared."""
+    letters = make_tokenizer().encode("Ω").tokens
+    base = make_model("base", tokenizer=make_tokenizer(without=letters[0]))
+    path = write_text("el.jsonl", [f"{'x' * 50} {i} " + ("Ω" if i % 4 == 0 else "O") for i in range(40)])
+    with pytest.raises(UserError, match=r"10 of 40 documents .* cannot be represented"):
+        Probe(CFG, base, make_model("model"), [TextRef("el", "new", path)], tmp_path / "p", Silent(), bytes=60, cache=tmp_path / "cache")

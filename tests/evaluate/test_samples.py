@@ -51,3 +51,13 @@ def test_a_batch_says_what_each_prompt_alone_says(make_model: Callable[..., Path
             if ids[-1] == 0:
                 break
         assert said == encoder.decode(ids[begin:]).rstrip("\ufffd")
+
+
+def test_a_model_with_few_positions_says_less(make_model: Callable[..., Path]):
+    """GPT-2's learned positions end; an opening of 120 characters and 48 tokens more would go past 64 of them."""
+    folder = make_model(kind="gpt2", n_positions=64, settings={"eos_token": None})
+    openings = choose_openings({"a": Documents(("a",), ("Điều 1. Phạm vi " * 20,))}, 1)
+    with open_model(folder) as model:
+        model.generation_config.eos_token_id = None
+        [said] = continue_openings(model, Encoder(folder), openings, 0, 48)
+    assert said

@@ -136,27 +136,35 @@ def shared(scores: Iterable[DocScores]) -> npt.NDArray[np.bool_]:
 
 def check_scores(text: str, scores: Mapping[str, DocScores]) -> list[str]:
     """Warnings about documents that are left out. UserError where they are too many for the rest to speak for the text."""
-    warnings = []
-    for model, one in scores.items():
-        total = int(one.bytes.sum())
-        if lost := int(one.bytes[one.lossy].sum()):
-            first = one.ids[int(np.argmax(one.lossy))]
-            told = (
-                f"{int(one.lossy.sum())} documents ({lost:,} of {total:,} bytes), first `{first}`,"
-                f" cannot be represented by the tokenizer of {model}"
-            )
-            if lost > MOST_LOSSY_BYTES * total:
-                raise UserError(
-                    told,
-                    where=f"text `{text}`",
-                    fix="compare models on text that both can read: a tokenizer that loses characters gets them for free",
-                )
-            warnings.append(f"{text}: {told}; they are left out for all models")
-        if bad := np.flatnonzero(one.bad_at >= 0).tolist():
-            told = f"{model} gives no finite number on {len(bad)} documents, first `{one.ids[bad[0]]}`, token {int(one.bad_at[bad[0]])}"
-            if len(bad) > MOST_BAD_DOCUMENTS * len(one.ids):
-                raise UserError(
-                    told, where=f"text `{text}`", fix="its weights are damaged or overflow in this type: try evaluate.dtype: fp32"
-                )
-            warnings.append(f"{text}: {told}; they are left out for all models")
-    return warnings
+    told = [check_lossless(text, model, one.ids, one.bytes, one.lossy) for model, one in scores.items()]
+    told += [check_finite(text, model, one) for model, one in scores.items()]
+    return [warning for warning in told if warning is not None]
+
+
+def check_lossless(text: str, model: str, ids: Sequence[str], sizes: npt.NDArray[np.int64], lossy: npt.NDArray[np.bool_]) -> str | None:
+    """A warning where a tokenizer loses characters. UserError if that takes more than 1 % of the bytes, and more than one document."""
+    count, lost, total = int(lossy.sum()), int(sizes[lossy].sum()), int(sizes.sum())
+    if not count:
+        return None
+    told = (
+        f"{count} of {len(ids)} documents ({lost:,} of {total:,} bytes), first `{ids[int(np.argmax(lossy))]}`,"
+        f" cannot be represented by the tokenizer of {model}"
+    )
+    if lost > MOST_LOSSY_BYTES * total and count > 1:
+        raise UserError(
+            told,
+            where=f"text `{text}`",
+            fix="measure on text that all the models can read: a tokenizer that loses characters would get them for free",
+        )
+    return f"{text}: {told}; they are left out for all models"
+
+
+def check_finite(text: str, model: str, scores: DocScores) -> str | None:
+    """A warning where a model gives NaN or infinity. UserError if it does for more than 0.1 % of the documents."""
+    bad = np.flatnonzero(scores.bad_at >= 0).tolist()
+    if not bad:
+        return None
+    told = f"{model} gives no finite number on {len(bad)} documents, first `{scores.ids[bad[0]]}`, token {int(scores.bad_at[bad[0]])}"
+    if len(bad) > MOST_BAD_DOCUMENTS * len(scores.ids):
+        raise UserError(told, where=f"text `{text}`", fix="its weights are damaged or overflow in this type: try evaluate.dtype: fp32")
+    return f"{text}: {told}; they are left out for all models"

@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from rewarm.atomic import read_json, write_json
 from rewarm.errors import UserError
 from rewarm.evaluate import store
-from rewarm.evaluate.bits import DocScores, Rows, bits_per_byte, rows_of, score_documents, score_rows
+from rewarm.evaluate.bits import DocScores, Rows, bits_per_byte, check_lossless, rows_of, score_documents, score_rows
 from rewarm.evaluate.documents import Documents, TextRef, prepare
 from rewarm.evaluate.encode import Encoder
 from rewarm.evaluate.protocol import Protocol, choose_dtype, choose_prefix, fit_windows, max_bytes
@@ -74,6 +75,16 @@ class Measurement:
         if folder not in self.encoders:
             self.encoders[folder] = Encoder(folder)
         return self.encoders[folder]
+
+    def check_lossless(self, limit: int) -> None:
+        """UserError where a tokenizer loses too much of a text, on as much of it as a whole evaluation reads: before hours of training, not
+        after them."""
+        for text in self.texts:
+            documents = prepare(text, limit)
+            sizes = np.asarray([len(one.encode()) for one in documents.texts])
+            for folder, encoder in self.encoders.items():
+                lossy = np.asarray([not one.lossless for one in encoder.encode(documents.texts)], dtype=bool)
+                check_lossless(text.name, str(folder), documents.ids, sizes, lossy)
 
     def _prefix(self, cfg: EvaluateRecipe) -> tuple[str | None, dict[str, float]]:
         """The recipe's prefix, or the base's best on the first old text: on the whole of it, so that either half has the same prefix."""

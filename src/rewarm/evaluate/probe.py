@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from rewarm.evaluate.bits import DocScores, bits_per_byte, check_scores, rows_of, score_rows
+from rewarm.evaluate.bits import DocScores, bits_per_byte, check_finite, rows_of, score_rows
 from rewarm.evaluate.documents import TextRef
 from rewarm.evaluate.forgetting import compare
 from rewarm.evaluate.measure import Measurement
+from rewarm.evaluate.protocol import max_bytes
 from rewarm.evaluate.recipe import EvaluateRecipe
 from rewarm.model.files import find_folder
 from rewarm.model.score import Scorer
@@ -27,7 +28,7 @@ PROBE_BYTES = {"cpu": 4_096, "cuda": 200_000}
 
 class Probe:
     """`probe(model)` gives, by text, `bits_per_byte` and `documents`; and for old text, if `paired`, `delta`, `low` and `high` against the
-    base: None where there are too few documents for an interval.
+    base, the last two None where there are too few documents for an interval.
 
     base: the model before everything, on which the protocol is chosen and old text is scored once, now. model: the folder whose tokenizer
     the model in training reads with. bytes: of each text, by default 4 KB on a CPU and 200 KB on a GPU. out: where scores of the base are
@@ -52,6 +53,7 @@ class Probe:
         limit = PROBE_BYTES.get(where.type, PROBE_BYTES["cuda"]) if bytes is None else bytes
         measure = Measurement(cfg, base, [model], texts, out, reporter, limit=limit, device=where, cache=cache)
         self.protocol, self.documents = measure.protocol, measure.documents
+        measure.check_lossless(max(limit, max_bytes(cfg, where)))
         encoder = measure.encoder(find_folder(model))
         self._rows = {name: rows_of(encoder, documents, self.protocol) for name, documents in self.documents.items()}
         self._base: dict[str, DocScores] = {}
@@ -70,7 +72,7 @@ class Probe:
         found: dict[str, dict[str, Any]] = {}
         for name, rows in self._rows.items():
             scores = score_rows(scorer, self.documents[name], rows)
-            check_scores(name, {"the model in training": scores})
+            check_finite(name, "the model in training", scores)
             if name in self._base:
                 delta = compare(self._base[name], scores)
                 found[name] = {

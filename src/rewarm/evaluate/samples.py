@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from rewarm.evaluate.documents import Documents
 from rewarm.evaluate.encode import Encoder
+from rewarm.model.score import position_limit
 
 OPENING_CHARS, REFERENCE_CHARS = 120, 200
 
@@ -47,7 +48,10 @@ def _opening(name: str, document: str, text: str) -> Opening:
 def continue_openings(
     model: PreTrainedModel, encoder: Encoder, openings: Sequence[Opening], prefix: int | None, new_tokens: int
 ) -> list[str]:
-    """The model's greedy continuation of each opening, up to `new_tokens` tokens or its end token. prefix: id of the token in front."""
+    """The model's greedy continuation of each opening, up to `new_tokens` tokens or its end token. prefix: id of the token in front.
+
+    Of a model with few positions, half of them at most are new tokens, and an opening that is too long for the rest loses its beginning.
+    """
     if not openings:
         return []
     own = encoder.named("eos_token")
@@ -56,6 +60,9 @@ def continue_openings(
     pad = next(iter(sorted(ends)), 0)
     front = [] if prefix is None else [prefix]
     rows = [front + encoder.plain(opening.prompt) for opening in openings]
+    if (limit := position_limit(model)) is not None:
+        new_tokens = min(new_tokens, limit // 2)
+        rows = [row[-(limit - new_tokens) :] for row in rows]
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
