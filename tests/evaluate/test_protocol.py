@@ -94,7 +94,7 @@ def test_recipe_fields_change_the_protocol_and_nonsense_is_refused(monkeypatch: 
 
 
 def test_bf16_and_fp32_agree_on_a_difference(make_model: Callable[..., Path], write_text, documents, tmp_path: Path):
-    """Single values may move with the type; a difference between two models, both in that type, may not."""
+    """Within 0.1 % of bits per byte: a type that moves the difference more would decide about a budget."""
     from rewarm.evaluate.stage import evaluate_models
 
     base, other = make_model("base"), make_model("other")
@@ -109,4 +109,4 @@ def test_bf16_and_fp32_agree_on_a_difference(make_model: Callable[..., Path], wr
         cfg = EvaluateRecipe(prefix="eos", dtype=dtype, samples=0)
         bits = evaluate_models(other, base, text, cfg=cfg, cache=tmp_path / "cache")["texts"]["en"]["bits_per_byte"]
         delta[dtype] = bits["delta"] / bits["before"]
-    assert delta["bf16"] != delta["fp32"] and delta["bf16"] == pytest.approx(delta["fp32"], abs=2e-3)
+    assert delta["bf16"] != delta["fp32"] and delta["bf16"] == pytest.approx(delta["fp32"], abs=1e-3)

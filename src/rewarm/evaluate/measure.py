@@ -118,7 +118,7 @@ class Measurement:
 
             def lazy() -> PreTrainedModel:
                 if not loaded:
-                    loaded.append(stack.enter_context(open_model(folder, self.device, self.protocol.torch_dtype)))
+                    loaded.append(stack.enter_context(open_model(folder, self.device)))
                 return loaded[0]
 
             yield lazy

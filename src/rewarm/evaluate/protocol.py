@@ -31,7 +31,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """window and stride in characters; prefix: the text of the token before every window, None for none; dtype of weights and products."""
+    """window and stride in characters; prefix: the text of the token before every window, None for none; dtype of the products: weights
+    and sums are fp32 in either."""
 
     window: int
     stride: int

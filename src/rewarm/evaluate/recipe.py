@@ -22,8 +22,8 @@ class EvaluateRecipe(Section):
     """The token before every window, the same for all models: `bos`, `eos`, `none`, or the text of a token. `auto`: the one the base's
     tokenizer itself puts there, or else the one under which the base does best on a few kilobytes of the first old text."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of the weights and products while scoring, the same for all models. `auto`: bf16 on a GPU and on a CPU with bf16 instructions,
-    else fp32."""
+    """Type of the products while scoring, the same for all models; weights and sums are fp32 in either. `auto`: bf16 on a GPU and on a CPU
+    with bf16 instructions, else fp32."""
     max_mb: Literal["auto"] | PositiveFloat = "auto"
     """Megabytes scored of each text, documents in the order of a hash. `auto`: 0.2 on a CPU, 1 on a GPU. More text, narrower intervals."""
     samples: NonNegativeInt = 4
