@@ -104,7 +104,7 @@ def test_a_missing_section_is_named(tmp_path):
 
 
 def test_broken_yaml_names_its_line(tmp_path):
-    assert "line 3" in problems(tmp_path, "model: {base: x}\ncorpus:\n  sources: [\n")
+    assert "line 3" in problems(tmp_path, "model: {base: x}\ncorpus:\n  sources: ]\n")
 
 
 def test_a_key_twice_is_refused(tmp_path):

@@ -34,9 +34,9 @@ def extend_command(
         if not eq or not language or not path:
             raise UserError(f"`{text}` is no target", where="--target", fix="write language=file, as vi=text.txt")
         files.setdefault(language, []).append(Path(path))
-    for path in [p for ps in files.values() for p in ps] + protect:
-        if not path.is_file():
-            raise UserError("no such file", where=str(path))
+    for file in [p for ps in files.values() for p in ps] + protect:
+        if not file.is_file():
+            raise UserError("no such file", where=str(file))
     if out.exists() and any(out.iterdir()) and not (out / "report.json").is_file():
         raise UserError("this folder is not empty", where=str(out), fix="choose a new folder: nothing is overwritten")
     from rewarm.model.files import find_folder

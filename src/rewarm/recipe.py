@@ -86,7 +86,7 @@ def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = (), root: P
 
 def _yaml() -> YAML:
     reader = YAML(typ="rt", pure=True)
-    reader.version = (1, 2)  # type: ignore[assignment]
+    reader.version = (1, 2)
     reader.allow_duplicate_keys = False
     return reader
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rewarm.atomic import read_json, write_json
 from rewarm.corpus.read_back import Corpus
 from rewarm.errors import UserError
+from rewarm.evaluate.documents import TextRef
 from rewarm.planning import lengths, replay_share
 from rewarm.progress import Reporter
 from rewarm.recipe import Recipe
@@ -265,11 +266,13 @@ def probes_of(
     return Probe(house.recipe.evaluate, base.folder, start.folder, texts, out / "scores", house.reporter, device=device)
 
 
-def texts_of(corpus: Corpus, half: str | None) -> list[Any]:
-    from rewarm.evaluate.documents import TextRef
-
-    kept = [s for s in corpus.sources if s.heldout is not None and s.heldout_documents]
-    return [TextRef(s.name, "old" if s.role == "replay" else "new", s.heldout, half) for s in kept]
+def texts_of(corpus: Corpus, half: Literal["control", "verify"] | None) -> list[TextRef]:
+    """One half (or all) of every source's held-out documents, where it has any."""
+    refs = []
+    for s in corpus.sources:
+        if s.heldout is not None and s.heldout_documents:
+            refs.append(TextRef(s.name, "old" if s.role == "replay" else "new", s.heldout, half))
+    return refs
 
 
 def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, corpus_done: Done, corpus: Corpus) -> Done:

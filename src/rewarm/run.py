@@ -39,23 +39,27 @@ def _stages(house: House, console: Console, until: str | None, notes: tuple[str,
     corpus_done = rooms.corpus_stage(house)
     corpus = open_corpus(corpus_done.folder)
     if until == "corpus":
-        return _ended(console, "corpus", corpus_done.folder / "report.md")
+        _ended(console, "corpus", corpus_done.folder / "report.md")
+        return None
     rooms.check_text(house, base, corpus)
     vocab_done, start = rooms.vocab_stage(house, base, corpus_done, corpus)
     if until == "vocab":
-        return _ended(console, "model with the extended tokenizer", start.folder)
+        _ended(console, "model with the extended tokenizer", start.folder)
+        return None
     tokens_done, rows_done = rooms.rows_stage(house, start, corpus_done, corpus)
     feed = rooms.feed(house, tokens_done, rows_done, corpus)
     console.say(f"replay: {100 * feed.replay:.0f} % of the tokens ({feed.why})")
     if until == "rows":
-        return _ended(console, "rows of tokens", rows_done.folder)
+        _ended(console, "rows of tokens", rows_done.folder)
+        return None
     train_done = rooms.train_stage(house, base, start, corpus_done, corpus, rows_done, feed)
     reads = feed.mixture.describe(train_done.facts["steps"])
     for source in reads:
         if source["warning"]:
             console.warn(source["warning"])
     if until == "train":
-        return _ended(console, "trained model", train_done.folder / "model")
+        _ended(console, "trained model", train_done.folder / "model")
+        return None
     mixed = rooms.mixback_stage(house, base, start, train_done, corpus_done, corpus)
     evaluated = rooms.evaluate_stage(house, base, start, mixed, corpus_done, corpus)
     results = read_json(evaluated.folder / "results.json")

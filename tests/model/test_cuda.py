@@ -30,7 +30,7 @@ def test_the_ragged_kernel_errs_at_most_twice_as_much_as_dense_bf16(heads, keys,
     meta = torch.tensor([4, 494])
 
     def run(function, dtype: torch.dtype) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
-        q, k, v = (x.to(dtype).requires_grad_() for x in tensors[:3])
+        q, k, v = (x.detach().clone().to(dtype).requires_grad_() for x in tensors[:3])
         out = function(q, k, v, cu, meta, channels**-0.5, window)
         out = out[0] if isinstance(out, tuple) else out
         out.backward(tensors[3].to(dtype))

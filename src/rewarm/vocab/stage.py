@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from rewarm import __version__
 from rewarm.atomic import disk_errors, open_atomic, read_json, sha256_file, sweep, sync_folder, write_atomic, write_json
 from rewarm.errors import UserError
 from rewarm.progress import Reporter, Silent
@@ -334,7 +335,8 @@ def _extension_record(
         "format": FORMAT, "base": {"name": base.folder.name, "tokenizer_sha256": _spec_hash(base), "rows": base.rows}, "kind": base.kind,
         "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tokens": tokens,
         "merges": [list(m) for m in extension.merges], "banned": choice.merges.banned, "tau": cfg.tau, "weights": problem.weights,
-        "init": cfg.init, "seed": cfg.seed, "versions": {name: version(name) for name in ("rewarm", "tokenizers", "numpy")},
+        "init": cfg.init, "seed": cfg.seed,
+        "versions": {"rewarm": __version__, "tokenizers": version("tokenizers"), "numpy": version("numpy")},
     }  # fmt: skip
 
 
