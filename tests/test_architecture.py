@@ -19,8 +19,9 @@ BETWEEN_ROOMS = {
     ("align", "train"),
     ("align", "tokens"),
     ("vocab.distill", "train"),
-    ("demo", "run"),
-    ("demo", "recipe"),
+    ("demo.start", "run"),
+    ("demo.start", "recipe"),
+    ("demo.start", "console"),
 }
 
 
