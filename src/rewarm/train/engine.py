@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 from typing import TypeVar
 
 import numpy as np
@@ -137,8 +138,8 @@ class Engine:
 
         At rate 0 and gradient 0 AdamW moves no weight, not by a bit, and the moments are thrown away. Of the methods only `targets` and
         `loss` take part. One micro-batch is timed (with methods all of the step), and more while they fit into `seconds`, ten at most; the
-        mean counts. Before them a small one fills caches, on a GPU a whole one compiles. A GPU that runs out of memory halves `micro_rows`
-        and begins again.
+        median counts, as a hiccup shall not halve the run (the mean with methods). Before them a small one fills caches, on a GPU a whole
+        one compiles. A GPU that runs out of memory halves `micro_rows` and begins again.
         """
         while True:
             try:
@@ -170,7 +171,8 @@ class Engine:
                 p.local.grad.zero_()  # even at rate 0 a gradient could turn a weight of -0.0 into 0.0
         for _ in range(2):  # the first one allocates the moments
             _, update = self._timed(lambda: clipped_step(self.optimizer, self._scales, self.params, loss, self.clip))
-        return reading + cutting + len(micro) * sum(times) / len(times) + update
+        typical = mean if self.stack.methods else median
+        return reading + cutting + len(micro) * typical(times) + update
 
     def _timed(self, work: Callable[[], _Made]) -> tuple[_Made, float]:
         """What `work` returns, and the seconds until the device has done it."""

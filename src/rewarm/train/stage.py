@@ -33,7 +33,7 @@ from rewarm.train.setup import RowSource, set_up
 
 SAVE_BYTES_PER_SECOND = 200e6
 """What `max_minutes` expects of the disk when the final model is written: a slow one's rate."""
-REHEARSAL_SHARE = 0.01
+REHEARSAL_SHARE = 0.04
 """Share of `max_minutes` that may go into timing, beyond the one micro-batch that is always timed."""
 
 
