@@ -275,6 +275,20 @@ def texts_of(corpus: Corpus, half: Literal["control", "verify"] | None) -> list[
     return refs
 
 
+def measured_texts(house: House) -> list[TextRef]:
+    """The files of `evaluate.texts`. UserError for one that is not there or takes a source's name: said before hours of training."""
+    refs = []
+    sources = {source.name for source in house.recipe.corpus.sources}
+    for i, text in enumerate(house.recipe.evaluate.texts):
+        path = house.path(text.path)
+        if not path.is_file():
+            raise UserError("no such file", where=f"evaluate.texts[{i}].path: {path}", fix="relative paths start from the recipe's folder")
+        if text.name in sources or text.name in [ref.name for ref in refs]:
+            raise UserError(f"the name `{text.name}` is taken", where=f"evaluate.texts[{i}].name", fix="give each text a name of its own")
+        refs.append(TextRef(text.name, text.role, path, None, text.field))
+    return refs
+
+
 def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, corpus_done: Done, corpus: Corpus) -> Done:
     """The trained weights mixed with those training began with, chosen on the control half of the held-out texts."""
     from rewarm.evaluate.stage import score_change
@@ -289,7 +303,7 @@ def mixback_stage(house: House, base: ModelAt, start: ModelAt, trained: Done, co
 
         return work(house.recipe.keep, start.folder, trained.folder / "model", measure if texts else None, out, house.reporter)
 
-    settings = {"mixback": house.recipe.keep.mixback, "evaluate": cfg.model_dump()}
+    settings = {"mixback": house.recipe.keep.mixback, "evaluate": cfg.model_dump(exclude={"texts", "samples", "sample_tokens"})}
     inputs = {"train": trained.fingerprint, "start": start.fingerprint, "base": base.fingerprint, "corpus": corpus_done.fingerprint}
     return house.run.stage("mixback", settings, inputs, mix, label="mix back")
 
@@ -315,6 +329,8 @@ def evaluate_stage(house: House, base: ModelAt, start: ModelAt, mixed: Done, cor
         models.append(ModelRef("extended", start.folder))
     models.append(ModelRef("after", mixed.folder / "model"))
     texts = texts_of(corpus, "verify")
+    more = measured_texts(house)
+    texts += more
     inputs = {"base": base.fingerprint, "start": start.fingerprint, "mixed": mixed.fingerprint, "corpus": corpus_done.fingerprint}
     return house.run.stage("evaluate", cfg.model_dump(), inputs, lambda out: _evaluated(cfg, models, texts, out, house), label="evaluate")
 

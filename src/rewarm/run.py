@@ -35,6 +35,7 @@ def run_recipe(loaded: Loaded, out: Path, console: Console, until: str | None = 
 
 
 def _stages(house: House, console: Console, until: str | None, notes: tuple[str, ...]) -> dict[str, Any] | None:
+    rooms.measured_texts(house)
     base = rooms.base_stage(house)
     corpus_done = rooms.corpus_stage(house)
     corpus = open_corpus(corpus_done.folder)

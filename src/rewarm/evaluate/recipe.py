@@ -9,6 +9,19 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from rewarm.section import Section
 
 
+class MeasuredText(Section):
+    """A file that is only measured: never trained on, and with no say in any choice, so all of it is reported."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$")]
+    """Its name in the results; not the name of a source."""
+    path: Annotated[str, Field(min_length=1)]
+    """A txt, jsonl (also .gz, .zst) or parquet file; a relative path starts from the recipe's folder."""
+    role: Literal["new", "old"]
+    """`new`: text the model should have learned. `old`: text it should have kept."""
+    field: Annotated[str, Field(min_length=1)] = "text"
+    """The field or column that holds the text."""
+
+
 class EvaluateRecipe(Section):
     """The protocol of all measurements of a run, probes and the step back included: one for every model that is compared."""
 
@@ -30,6 +43,10 @@ class EvaluateRecipe(Section):
     """Openings of held-out documents that the base and the final model each continue, side by side; 0 for none."""
     sample_tokens: PositiveInt = 48
     """New tokens of each sample."""
+
+    texts: list[MeasuredText] = Field(default=[])
+    """More texts to measure on, beside the documents held out of the sources: benchmark sets, or text of another kind than the replay.
+    That training text does not repeat them is up to you; only the sources' own held-out text is checked (corpus.decontaminate)."""
 
     @model_validator(mode="after")
     def _stride_within_window(self) -> Self:
