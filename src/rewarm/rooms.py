@@ -277,7 +277,7 @@ def texts_of(corpus: Corpus, half: Literal["control", "verify"] | None) -> list[
 
 def measured_texts(house: House) -> list[TextRef]:
     """The files of `evaluate.texts`. UserError for one that is not there or takes a source's name: said before hours of training."""
-    refs = []
+    refs: list[TextRef] = []
     sources = {source.name for source in house.recipe.corpus.sources}
     for i, text in enumerate(house.recipe.evaluate.texts):
         path = house.path(text.path)
