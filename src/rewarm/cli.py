@@ -22,9 +22,19 @@ app = typer.Typer(
 vocab_app = typer.Typer(no_args_is_help=True, help="Extend a tokenizer without changing what it does to old text.", rich_markup_mode=None)
 app.add_typer(vocab_app, name="vocab")
 
+
+def _folder(path: str | None) -> Path | None:
+    """A folder to write to. An empty one is a variable that was not set, and would mean the folder we are in."""
+    from rewarm.errors import UserError
+
+    if path is not None and not path.strip():
+        raise UserError("an empty name", where="--out", fix="give a folder")
+    return None if path is None else Path(path)
+
+
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `rewarm recipe` lists its fields")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="fields to change, as train.max_minutes=20")]
-Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; default runs/<recipe's name>")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="the run's folder; default runs/<recipe's name>")]
 
 
 def _version(asked: bool) -> None:
@@ -44,13 +54,13 @@ def _options(
 @app.command()
 def demo(
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="the run's folder")] = Path("runs/demo"),
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="the run's folder")] = "runs/demo",
 ) -> None:
     """The whole way, small, on a real 135M model and real Vietnamese text, on this machine's CPU: about ten minutes."""
     from rewarm.console import Console
     from rewarm.demo.start import run_demo
 
-    run_demo(overrides or [], out, Console())
+    run_demo(overrides or [], _folder(out) or Path(out), Console())
 
 
 @app.command()
@@ -77,13 +87,14 @@ def train(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> N
     _until(recipe, overrides, out, "train")
 
 
-def _until(recipe: Path, overrides: list[str] | None, out: Path | None, last: str | None) -> None:
+def _until(recipe: Path, overrides: list[str] | None, out: str | None, last: str | None) -> None:
     from rewarm.console import Console
     from rewarm.recipe import load_recipe
     from rewarm.run import run_recipe
 
+    folder = _folder(out)
     loaded = load_recipe(recipe, overrides or [])
-    run_recipe(loaded, out or Path("runs") / loaded.recipe.name, Console(), until=last)
+    run_recipe(loaded, folder or Path("runs") / loaded.recipe.name, Console(), until=last)
 
 
 @app.command()
@@ -108,35 +119,43 @@ def evaluate(
     prefix: Annotated[str, typer.Option("--prefix", help="auto, bos, eos, none, or a token")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, fp32 or bf16; the same for both models")] = "auto",
     max_mb: Annotated[float | None, typer.Option("--max-mb", help="megabytes scored a file; default 0.2 on a CPU, 1 on a GPU")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="write results.json and documents.parquet here")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="write results.json and documents.parquet here")] = None,
 ) -> None:
     """Bits per byte of one model, or what changed between two: any models, any tokenizers, with intervals."""
     from rewarm.console import Console
     from rewarm.evaluating import evaluate_command
 
     settings = {"window": window, "stride": stride, "prefix": prefix, "dtype": dtype} | ({"max_mb": max_mb} if max_mb is not None else {})
-    evaluate_command(model, against, text, field, settings, out, Console())
+    evaluate_command(model, against, text, field, settings, _folder(out), Console())
 
 
 @vocab_app.command("extend")
 def vocab_extend(
     recipe: Annotated[Path | None, typer.Argument(help="a recipe; or give --base, --target and --protect")] = None,
     overrides: Overrides = None,
-    base: Annotated[Path | None, typer.Option("--base", help="the base model's folder")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="the base model's folder (or hub id)")] = None,
     target: Annotated[list[str] | None, typer.Option("--target", help="language=file, as vi=text.txt; may be repeated")] = None,
     protect: Annotated[list[Path] | None, typer.Option("--protect", help="old text that must keep its tokens; may be repeated")] = None,
     size: Annotated[int | None, typer.Option("--size", help="new tokens; default: the knee of the size curve")] = None,
-    tau: Annotated[str, typer.Option("--tau", help="guard, or `off` to go without old text")] = "0.01",
+    tau: Annotated[str | None, typer.Option("--tau", help="guard, or `off` to go without old text; default 0.01")] = None,
     out: Out = None,
 ) -> None:
     """A tokenizer that knows the new language's words, and a model with rows for them: a folder that any trainer reads."""
     from rewarm.console import Console
+    from rewarm.errors import UserError
     from rewarm.extending import extend_command
 
-    if recipe is not None:
-        _until(recipe, overrides, out, "vocab")
+    given = {"--base": base, "--target": target, "--protect": protect, "--size": size, "--tau": tau}
+    if recipe is None:
+        extend_command(base, target or [], protect or [], size, tau, _folder(out), Console())
+    elif flags := [name for name, value in given.items() if value not in (None, [])]:
+        raise UserError(
+            f"a recipe and {flags[0]}: which one holds?",
+            where="rewarm vocab extend",
+            fix="leave the recipe out, or change its fields, as vocab.size=4000",
+        )
     else:
-        extend_command(base, target or [], protect or [], size, tau, out, Console())
+        _until(recipe, overrides, out, "vocab")
 
 
 @app.command()

@@ -28,7 +28,7 @@ class Console:
     """Prints for people: lines and warnings to stderr-free stdout, bars where stdout is a terminal."""
 
     def __init__(self, out: RichConsole | None = None) -> None:
-        self.out = out or RichConsole(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.out = out or RichConsole(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:

@@ -20,7 +20,7 @@ from rewarm.console import Console, quantity
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.read import Tally, read_file
 from rewarm.errors import UserError
-from rewarm.planning import Lengths, lengths, replay_share
+from rewarm.planning import Lengths, check_recipe, lengths, replay_share
 from rewarm.recipe import Loaded
 from rewarm.rooms import device_of, length_is_set
 from rewarm.tokens.enough import check_enough
@@ -67,6 +67,7 @@ class Plan:
 def plan_recipe(loaded: Loaded, console: Console) -> Plan:
     """Looks at base and text and derives the run; raises UserError for whatever would stop it."""
     recipe, root = loaded.recipe, loaded.root
+    check_recipe(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         base = _base(loaded, Path(scratch))
         encode = base.pop("encode")
@@ -76,8 +77,6 @@ def plan_recipe(loaded: Loaded, console: Console) -> Plan:
                 sources.append(_look(source, source_files(source, root, f"corpus.sources[{i}]"), encode))
     new = [s for s in sources if s.role == "new"]
     old = [s for s in sources if s.role == "replay" and s.documents]
-    if not new:
-        raise UserError("no source has `role: new`", where="corpus.sources", fix="say which text the model shall learn")
     replay, why = replay_share(recipe.mixture, [set(s.languages) for s in new], [set(s.languages) for s in old])
     device = device_of(recipe)
     new_tokens = sum(s.tokens for s in new)
@@ -91,11 +90,6 @@ def plan_recipe(loaded: Loaded, console: Console) -> Plan:
         notes.append(
             "tokens are the base's; the extended tokenizer will need fewer for the new text, so `tokens: auto` will be a shorter run"
         )
-        if not old and recipe.vocab.tau != "off":
-            notes.append(
-                "there is no old text (`role: replay`) to protect: the vocabulary stage will stop."
-                " Add some, or set vocab.tau: off, or vocab.extend: false"
-            )
     if not old:
         notes.append("without old text nothing will show what was forgotten")
     steps = plan.steps or 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rewarm.errors import UserError
+from rewarm.recipe import Recipe
 from rewarm.tokens.recipe import MixtureRecipe, TokensRecipe
+from rewarm.tokens.shares import shares_within_roles
 from rewarm.train.recipe import TrainRecipe
 
 MOST_STEP_TOKENS = 524_288
@@ -44,6 +46,26 @@ def replay_share(cfg: MixtureRecipe, new_languages: list[set[str]], old_language
     if new and old and new <= old:
         return REPLAY_SAME_LANGUAGE, "new and old text are in the same language"
     return REPLAY_OTHER_LANGUAGE, "the new text is in another language than the old" if new and old else "languages are not given"
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """UserError for what the recipe alone shows will stop the run: said before any text is read.
+
+    No new text, weights for other sources, a replay share without replay, or a guarded vocabulary without old text to guard.
+    """
+    sources, vocab = recipe.corpus.sources, recipe.vocab
+    if not any(s.role == "new" for s in sources):
+        raise UserError("no source has `role: new`", where="corpus.sources", fix="say which text the model shall learn")
+    old = [set(s.languages) for s in sources if s.role == "replay"]
+    shares_within_roles(recipe.mixture, [s.name for s in sources], [s.role for s in sources], [1] * len(sources))
+    replay_share(recipe.mixture, [set(s.languages) for s in sources if s.role == "new"], old)
+    if not old and vocab.extend is not False and vocab.tau != "off":
+        raise UserError(
+            "there is no old text (`role: replay`), so nothing can show that old text keeps its tokens",
+            where="vocab.tau",
+            fix="add a source with `role: replay`: text like what the base was trained on, such as Wikipedia in its languages (best: 20 MB);\n"
+            "or set vocab.tau: off to go without that guarantee, or vocab.extend: false to keep the tokenizer",
+        )
 
 
 def lengths(train: TrainRecipe, tokens: TokensRecipe, new_tokens: int, replay: float, device: str) -> Lengths:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -53,11 +53,12 @@ class Recipe(Section):
     export: ExportRecipe = ExportRecipe()
     """The model that is handed over."""
 
-    @model_validator(mode="after")
-    def _a_name_is_a_folder(self) -> Recipe:
-        if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", self.name):
-            raise ValueError("name: letters, digits, `.`, `_` and `-` only, at most 80, as it names a folder")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _a_name_is_a_folder(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+            raise ValueError("letters, digits, `.`, `_` and `-` only, at most 80, as it names a folder")
+        return name
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def _yaml() -> YAML:
     return reader
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int | None]]:
+    if path.is_dir():
+        raise UserError("a folder, not a file", where=str(path), fix="give the path of a recipe (YAML)")
     if not path.is_file():
         near = [p.name for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         raise UserError("no such file", where=str(path), fix=did_you_mean(path.name, near) or "give the path of a recipe (YAML)")
@@ -111,13 +114,15 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise UserError(f"a recipe is a mapping of sections, this is a {type(tree).__name__}", where=str(path))
-    lines: dict[tuple, int] = {}
+        raise UserError(
+            f"a recipe is a mapping of sections, this is a {'list' if isinstance(tree, list) else 'single value'}", where=str(path)
+        )
+    lines: dict[tuple, int | None] = {}
     return _plain(tree, (), lines), lines
 
 
-def _plain(node: Any, at: tuple, lines: dict[tuple, int]) -> Any:
-    """Plain dicts, lists and scalars out of ruamel's; fills `lines` with the line of each key and item."""
+def _plain(node: Any, at: tuple, lines: dict[tuple, int | None]) -> Any:
+    """Plain dicts, lists and scalars out of ruamel's; fills `lines` with the line of each key and item (None: the command line's)."""
     if isinstance(node, dict):
         out = {}
         for key, value in node.items():
@@ -138,7 +143,7 @@ def _plain(node: Any, at: tuple, lines: dict[tuple, int]) -> Any:
     return str(node)
 
 
-def _apply(tree: dict[str, Any], lines: dict[tuple, int], text: str) -> None:
+def _apply(tree: dict[str, Any], lines: dict[tuple, int | None], text: str) -> None:
     name, eq, raw = text.partition("=")
     steps = re.findall(r"[^.\[\]]+", name)
     if not eq or not steps:
@@ -162,21 +167,23 @@ def _apply(tree: dict[str, Any], lines: dict[tuple, int], text: str) -> None:
             node[key] = value
             for known in [k for k in lines if k[: len(at)] == at]:
                 del lines[known]
+            lines[at] = None
         else:
             if isinstance(node, dict) and node.get(key) is None:
                 node[key] = {}
             node = node[key]
 
 
-def _validate(tree: dict[str, Any], lines: dict[tuple, int], file: str) -> Recipe:
+def _validate(tree: dict[str, Any], lines: dict[tuple, int | None], file: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = list(_problems(error, tree))
+        problems = list(problems_of(error, tree))
     blocks = []
     for at, found, expected, fix in problems:
-        line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
-        place = f"{file}, line {line}" if line else (file if at and at[:1] in lines else f"{file} or the command line")
+        known = next((at[:n] for n in range(len(at), 0, -1) if at[:n] in lines), None)
+        line = lines[known] if known else None
+        place = f"{file}, line {line}" if line else ("command line" if known else file)
         blocks.append("\n  ".join(x for x in (f"{place}: {dotted(at)}", found, expected, fix) if x))
     raise UserError("\n".join(blocks))
 
@@ -186,28 +193,37 @@ def dotted(at: tuple) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
 
 
-def _problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[tuple, str, str, str | None]]:
-    """(field, what was found, what was expected, what to do), one for each wrong field: a union's branches are told together."""
+def problems_of(
+    error: ValidationError, tree: dict[str, Any], section: type[BaseModel] = Recipe
+) -> Iterator[tuple[tuple, str, str, str | None]]:
+    """(field, what was found, what was expected, what to do), one for each wrong field: a union's branches are told together.
+
+    tree: what was read; section: what it was read as.
+    """
     grouped: dict[tuple, list[Any]] = {}
     for item in error.errors():
         grouped.setdefault(_field_of(item["loc"], tree, missing=item["type"] == "missing"), []).append(item)
     for at, items in grouped.items():
         first = items[0]
         if first["type"] == "extra_forbidden":
-            known = _fields_at(at[:-1])
+            known = _fields_at(at[:-1], section)
             yield at, "no such field", "", did_you_mean(str(at[-1]), known) or f"known here: {', '.join(known)}"
         elif first["type"] == "missing":
-            yield at, "missing, and it has no default", "", None
+            yield at, "missing, and it has no default", "", f"`rewarm recipe {at[0]}` says what it is"
         else:
-            wanted = " or ".join(dict.fromkeys(_expected(i) for i in items))
+            wanted = " or ".join(dict.fromkeys(_expected(i) for i in items)).replace(" or expected ", " or ")
             found = first.get("input")
             shown = f"found {found!r}" if not isinstance(found, dict | list | BaseModel) else ""
             yield at, shown, wanted, None
 
 
 def _expected(item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return message.replace("Input should be ", "expected ").replace(", unable to parse string as a number", "")
+    if item["type"] in ("model_type", "dict_type"):
+        return "expected a section: `name: value` pairs"
+    message = str(item["msg"]).removeprefix("Value error, ").partition(", unable to parse ")[0].removesuffix(" after validation, not 0")
+    for told, plain in (("Input should be ", "expected "), ("List should have ", "expected "), ("String should have ", "expected ")):
+        message = message.replace(told, plain)
+    return message
 
 
 def _field_of(loc: tuple, tree: Any, missing: bool) -> tuple:
@@ -228,9 +244,9 @@ def _field_of(loc: tuple, tree: Any, missing: bool) -> tuple:
     return tuple(at)
 
 
-def _fields_at(at: tuple) -> list[str]:
-    """Names of the fields of the section at this place of the recipe."""
-    here: Any = Recipe
+def _fields_at(at: tuple, section: type[BaseModel]) -> list[str]:
+    """Names of the fields of the section at this place below `section`."""
+    here: Any = section
     for step in at:
         if isinstance(step, int):
             continue

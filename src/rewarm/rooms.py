@@ -332,6 +332,7 @@ def evaluate_stage(house: House, base: ModelAt, start: ModelAt, mixed: Done, cor
     more = measured_texts(house)
     texts += more
     inputs = {"base": base.fingerprint, "start": start.fingerprint, "mixed": mixed.fingerprint, "corpus": corpus_done.fingerprint}
+    inputs |= {f"text {text.name}": content_hash([text.path], house.hashes) for text in more}
     return house.run.stage("evaluate", cfg.model_dump(), inputs, lambda out: _evaluated(cfg, models, texts, out, house), label="evaluate")
 
 

@@ -16,6 +16,7 @@ from rewarm import rooms
 from rewarm.atomic import read_json, write_atomic, write_json
 from rewarm.console import Console
 from rewarm.corpus.read_back import Corpus, open_corpus
+from rewarm.planning import check_recipe
 from rewarm.recipe import Loaded
 from rewarm.rooms import House
 from rewarm.stages import Done, RunFolder, versions
@@ -36,6 +37,10 @@ def run_recipe(loaded: Loaded, out: Path, console: Console, until: str | None = 
 
 def _stages(house: House, console: Console, until: str | None, notes: tuple[str, ...]) -> dict[str, Any] | None:
     rooms.measured_texts(house)
+    if until != "corpus":
+        check_recipe(house.recipe)
+    if until not in ("corpus", "vocab"):
+        rooms.device_of(house.recipe)
     base = rooms.base_stage(house)
     corpus_done = rooms.corpus_stage(house)
     corpus = open_corpus(corpus_done.folder)

@@ -30,6 +30,10 @@ FORMAT = 1
 """Raised when a stage's files change their meaning: old folders are then left alone and made anew."""
 
 
+WRITTEN = ("recipe.json", "hashes.json", "summary.json", "memory.json")
+"""Files of a run folder that are written anew by each call."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished stage: its folder, its fingerprint, what it returned, and how long it took when it ran."""
@@ -100,11 +104,23 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
-        """Holds the folder for this process; the kernel frees the lock if we die. UserError if another run has it."""
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        """Holds the folder for this process; the kernel frees the lock if we die. UserError if another run has it, if it cannot be
+        written, or if it holds files of somebody else that a run would replace."""
         lock = self.folder / ".lock"
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            foreign = [] if lock.exists() else [name for name in WRITTEN if (self.folder / name).exists()]
+            if foreign:
+                raise UserError(
+                    f"this folder holds a {foreign[0]} that is not a run's",
+                    where=str(self.folder),
+                    fix="choose another folder with --out: nothing is overwritten",
+                )
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            problem = "a file, not a folder" if self.folder.is_file() else f"cannot be written: {error.strerror or error}"
+            raise UserError(problem, where=str(self.folder), fix="choose another folder with --out") from None
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -80,6 +80,8 @@ def sentence(summary: dict[str, Any]) -> list[str]:
             lines.append(f"Forgotten: nothing seen, old text even takes {-bits['delta']:.3f} bits per byte less ({span})")
         else:
             lines.append(f"Forgotten: no change seen ({bits['delta']:+.3f}, 95 %: {bits['low']:+.3f} to {bits['high']:+.3f} bits per byte)")
+    elif any(source["role"] == "replay" for source in summary["sources"]):
+        lines.append("Forgotten: NOT measured, no old text was held out (corpus.heldout)")
     else:
         lines.append(
             "Forgotten: NOT measured. There is no old text, so nothing here shows what the model lost. Give a source with `role: replay`:"

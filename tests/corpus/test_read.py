@@ -110,11 +110,11 @@ def test_an_empty_file_has_no_rows(tmp_path):
     ],
 )
 def test_a_broken_row_is_named_and_the_rest_is_read(tmp_path, line, kind, word):
-    """File, row and byte offset are what a person needs to look at it; blank lines are no rows but keep their number."""
+    """File, row and byte offset are what a person needs to look at it; the row is the line's number, blank lines counted."""
     rows, tally = read(tmp_path / "x.jsonl", b'{"text": "tr\xc6\xb0\xe1\xbb\x9bc"}\n \n' + line + b'\n{"text": "sau"}\n')
     assert [(row, text) for row, _, text in rows] == [(0, "trước"), (3, "sau")]
     (reject,) = tally.rejects
-    assert (tally.rows, tally.rejected, reject.file, reject.row, reject.offset, reject.kind) == (3, 1, "x.jsonl", 2, 23, kind)
+    assert (tally.rows, tally.rejected, reject.file, reject.row, reject.offset, reject.kind) == (3, 1, "x.jsonl", 3, 23, kind)
     assert word in reject.error
 
 
@@ -215,7 +215,7 @@ def test_parquet_text_of_every_string_type_is_read(tmp_path, kind):
 
 def test_a_null_in_a_table_is_a_broken_row(tmp_path):
     rows, tally = read(table(tmp_path / "t.parquet", text=["a", None, "b"]))
-    assert [(row, text) for row, _, text in rows] == [(0, "a"), (2, "b")] and tally.rejects[0].row == 1
+    assert [(row, text) for row, _, text in rows] == [(0, "a"), (2, "b")] and tally.rejects[0].row == 2
 
 
 def test_a_table_without_the_column_says_which_it_has(tmp_path):

@@ -110,7 +110,7 @@ def test_samples_and_rejects_show_what_was_dropped(root, tmp_path):
     assert {frozenset((a[1:], b[1:])) for a, b in copies.items() if a != "across"} == {frozenset((str(i),)) for i in range(10)}
     assert [row["id"] for row in lines(out / "removed" / "short.jsonl")] == ["short"]
     (reject,) = lines(out / "rejected" / "new.jsonl")
-    assert (reject["file"], reject["row"], reject["kind"]) == ("new-1.jsonl", 71, "json")
+    assert (reject["file"], reject["row"], reject["kind"]) == ("new-1.jsonl", 72, "json")
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "| exact duplicates | 10 (" in text and "licence unknown" in text and "MIT" in (out / "DATACARD.md").read_text(encoding="utf-8")
 
@@ -269,7 +269,13 @@ def test_a_big_file_of_broken_rows_is_noticed_before_its_end(root, tmp_path, mon
 
 def test_nothing_to_read_and_nothing_left_are_errors_that_say_why(root, tmp_path):
     (root / "none.jsonl").write_text("")
-    assert "no document in 1 file(s)" in fails(root, tmp_path, Source(name="none", paths=["none.jsonl"]))
+    assert "no document in 1 file, 0 rows" in fails(root, tmp_path, Source(name="none", paths=["none.jsonl"]))
+    (root / "image.txt").write_bytes(bytes(2000))
+    said = fails(root, tmp_path, Source(name="image", paths=["image.txt"]))
+    assert "1 rows, none of which can be used" in said and "image.txt, row 1 (byte 0): NUL bytes" in said
+    (root / "folder").mkdir()
+    said = fails(root, tmp_path, Source(name="folder", paths=["folder"]))
+    assert "no text file in the folder `folder`" in said and "did you mean" not in said
     assert "no file at `*.csv`" in fails(root, tmp_path, Source(name="x", paths=["*.csv"]))
     text = fails(root, tmp_path, Source(name="new", paths=["new-*.jsonl"]), min_chars=100_000)
     assert "none of its 213 documents" in text and "lower corpus.min_chars" in text

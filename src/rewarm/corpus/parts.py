@@ -153,6 +153,13 @@ def bad_rows_allowed(source: Source, rows: int) -> int:
     return max(ALWAYS_TOLERATED, int(source.max_bad_share * rows))
 
 
+def told(rejects: list[Reject]) -> str:
+    """Where each of these rows stands, and what is wrong with it: a line each."""
+    return "\n".join(
+        f"{r.file}, row {r.row:,}" + (f" (byte {r.offset:,})" if r.offset is not None else "") + f": {r.error}" for r in rejects
+    )
+
+
 def too_many_bad(source: Source, number: int, rejected: int, rows: int, rejects: list[Reject]) -> UserError:
     """The error for a source with too many broken rows: the first three of them, and the likely fix."""
     field = f"corpus.sources[{number}]"
@@ -166,11 +173,8 @@ def too_many_bad(source: Source, number: int, rejected: int, rows: int, rejects:
         "object": f"is this JSON with one object a line? If not, set {field}.format",
         "article": f"set {field}.txt_unit to blank_line or file: this is no statute",
     }
-    first = "\n".join(
-        f"{r.file}, row {r.row:,}" + (f" (byte {r.offset:,})" if r.offset is not None else "") + f": {r.error}" for r in rejects[:3]
-    )
     return UserError(
-        f"{rejected:,} of {rows:,} rows cannot be used, above max_bad_share {source.max_bad_share:g}; the first:\n{first}",
+        f"{rejected:,} of {rows:,} rows cannot be used, above max_bad_share {source.max_bad_share:g}; the first:\n{told(rejects[:3])}",
         where=f"{field} ({source.name})",
         fix=f"{likely[kinds.most_common(1)[0][0]]}\nor raise {field}.max_bad_share to leave such rows out",
     )

@@ -75,11 +75,13 @@ def source_files(source: Source, root: Path, field: str) -> list[InputFile]:
     for i, pattern in enumerate(source.paths):
         paths, base = _match(pattern, root)
         if not paths:
-            raise UserError(
-                f"source `{source.name}`: no file at `{pattern}` (looked in {root})",
-                where=f"{field}.paths[{i}]",
-                fix=_nearest(pattern, root) or "mend the path or pattern; relative paths start from the recipe's folder",
-            )
+            if (root / pattern).is_dir():
+                problem = f"no text file in the folder `{pattern}`"
+                fix = f"files there must end in {', '.join(_FORMATS)}, also with .gz or .zst; hidden ones are left out"
+            else:
+                problem = f"no file at `{pattern}` (looked in {root})"
+                fix = _nearest(pattern, root) or "mend the path or pattern; relative paths start from the recipe's folder"
+            raise UserError(f"source `{source.name}`: {problem}", where=f"{field}.paths[{i}]", fix=fix)
         fixed.append(base)
         found.update(dict.fromkeys(paths))
     home = Path(os.path.commonpath(fixed))

@@ -78,7 +78,7 @@ def read_txt(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]:
     head = next(stream, b"")
     if head.count(0) * 100 > len(head):
         tally.rows += 1
-        tally.reject(Reject(file.name, 0, 0, "binary", "NUL bytes: a binary file, or UTF-16"))
+        tally.reject(Reject(file.name, 1, 0, "binary", "NUL bytes: a binary file, or UTF-16"))
         return
     rows = _units(lines(chain([head], stream)), source.txt_unit, DOCUMENT_BYTES)
     for number, (offset, data) in enumerate(rows):
@@ -93,7 +93,7 @@ def read_txt(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]:
         statute = cut(text)
         tally.left_out_chars += statute.left_out
         if not statute.articles:
-            tally.reject(Reject(file.name, 0, 0, "article", "no line begins with `Điều <number>.`"))
+            tally.reject(Reject(file.name, 1, 0, "article", "no line begins with `Điều <number>.`"))
         for part, article in enumerate(statute.articles):
             yield Row(number, article, part=part)
 
@@ -129,7 +129,7 @@ def _utf8(data: bytes, file: InputFile, row: int, offset: int, tally: Tally) -> 
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        tally.reject(Reject(file.name, row, offset + error.start, "encoding", f"no UTF-8: byte 0x{data[error.start]:02x}"))
+        tally.reject(Reject(file.name, row + 1, offset + error.start, "encoding", f"no UTF-8: byte 0x{data[error.start]:02x}"))
         return None
 
 
@@ -165,7 +165,7 @@ def read_jsonl(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]:
         tally.rows += 1
         item = _parse(line)
         if isinstance(item, orjson.JSONDecodeError):
-            tally.reject(Reject(file.name, number, offset, "json", f"no JSON: {item.msg} at character {item.pos}"))
+            tally.reject(Reject(file.name, number + 1, offset, "json", f"no JSON: {item.msg} at character {item.pos}"))
         else:
             yield from _json_row(item, file, source, number, offset, tally)
 
@@ -201,13 +201,13 @@ def _items(whole: Any, file: InputFile, source: Source) -> list[Any] | None:
 
 def _json_row(item: Any, file: InputFile, source: Source, row: int, offset: int | None, tally: Tally) -> Iterator[Row]:
     if not isinstance(item, dict):
-        tally.reject(Reject(file.name, row, offset, "object", f"expected an object, found {_kind(item)}"))
+        tally.reject(Reject(file.name, row + 1, offset, "object", f"expected an object, found {_kind(item)}"))
     elif source.text_field not in item:
         has = ", ".join(list(item)[:8]) or "no field"
-        tally.reject(Reject(file.name, row, offset, "field", f"field `{source.text_field}` is missing; this row has: {has}"))
+        tally.reject(Reject(file.name, row + 1, offset, "field", f"field `{source.text_field}` is missing; this row has: {has}"))
     elif not isinstance(item[source.text_field], str):
         kind = _kind(item[source.text_field])
-        tally.reject(Reject(file.name, row, offset, "type", f"field `{source.text_field}` is {kind}, expected text"))
+        tally.reject(Reject(file.name, row + 1, offset, "type", f"field `{source.text_field}` is {kind}, expected text"))
     else:
         yield Row(row, item[source.text_field], _id(item.get(source.id_field) if source.id_field else None))
 
@@ -247,7 +247,7 @@ def read_parquet(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]
             for text, name in zip(texts, ids):
                 tally.rows += 1
                 if text is None:
-                    tally.reject(Reject(file.name, row, None, "type", f"column `{source.text_field}` is null"))
+                    tally.reject(Reject(file.name, row + 1, None, "type", f"column `{source.text_field}` is null"))
                 else:
                     yield Row(row, text, _id(name))
                 row += 1

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator, model_validator
 
 from rewarm.section import Section
 
@@ -37,11 +37,19 @@ class Source(Section):
     max_bad_share: Share = 0.01
     """Share of rows that may be unreadable before the run stops; at least 10 rows are always tolerated, and all are listed."""
 
-    @model_validator(mode="after")
-    def _a_name_is_a_folder(self) -> Source:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", self.name):
-            raise ValueError("name: letters, digits, `.`, `_` and `-` only, at most 80, as it names a folder")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _a_name_is_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name):
+            raise ValueError("letters, digits, `.`, `_` and `-` only, at most 80, as it names a folder")
+        return name
+
+    @field_validator("paths")
+    @classmethod
+    def _paths_say_something(cls, paths: list[str]) -> list[str]:
+        if not all(path.strip() for path in paths):
+            raise ValueError("an empty path would mean the recipe's whole folder: name files or folders")
+        return paths
 
 
 class Normalise(Section):

@@ -20,7 +20,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that is no text: which, where (byte offset in the unpacked file, None in tables and arrays), what kind, and why."""
+    """A row that is no text: which (counted from 1, as editors count lines), where (byte offset in the unpacked file, None in tables and
+    arrays), what kind, and why."""
 
     file: str
     row: int

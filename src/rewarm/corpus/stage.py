@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rewarm.atomic import read_json, write_atomic, write_json
 from rewarm.corpus.decide import Columns, choose_heldout, copies, repeated_ids
 from rewarm.corpus.decontaminate import NgramIndex, build_index
-from rewarm.corpus.parts import bad_rows_allowed, finished, read_task, too_many_bad
+from rewarm.corpus.parts import bad_rows_allowed, finished, read_task, told, too_many_bad
 from rewarm.corpus.plan import Task, plan
 from rewarm.corpus.recipe import CorpusRecipe
 from rewarm.corpus.report import SourceFacts, data_card, funnel, report, warnings
@@ -59,7 +59,7 @@ def corpus_stage(cfg: CorpusRecipe, root: Path, out: Path, reporter: Reporter) -
         shards = _write(cfg, work, out, columns, groups, fate, index, key, reporter)
         facts = _facts(cfg, tasks, parts, columns, fate, shards, unchecked)
         _write_removed(out, work, [*parts, *shards], groups, columns, dup_of, heldout)
-        _check_survivors(facts, cfg)
+        _check_survivors(facts, cfg, tasks, parts)
         lines = [
             line
             for i, f in enumerate(facts)
@@ -191,7 +191,7 @@ def _facts(
     return facts
 
 
-def _check_survivors(facts: list[SourceFacts], cfg: CorpusRecipe) -> None:
+def _check_survivors(facts: list[SourceFacts], cfg: CorpusRecipe, tasks: list[Task], parts: list[dict[str, Any]]) -> None:
     """UserError for a source of which nothing is left, with the step that took most and what to do."""
     for number, f in enumerate(facts):
         if f.steps["kept"][0]:
@@ -199,8 +199,11 @@ def _check_survivors(facts: list[SourceFacts], cfg: CorpusRecipe) -> None:
         field = f"corpus.sources[{number}]"
         where = f"{field} ({f.source.name})"
         if not f.steps["read"][0]:
+            rejects = [Reject(**r) for task, part in zip(tasks, parts) if task.source == number for r in part["rejects"]]
+            first = f", none of which can be used; the first:\n{told(rejects[:3])}" if rejects else ""
+            files = f"{f.files:,} file" if f.files == 1 else f"{f.files:,} files"
             raise UserError(
-                f"no document in {f.files:,} file(s), {f.rows:,} rows", where=where, fix=f"mend {field}.paths, or take the source out"
+                f"no document in {files}, {f.rows:,} rows{first}", where=where, fix=f"mend {field}.paths, or take the source out"
             )
         worst = max(("empty", "short", "exact_duplicate", "heldout", "contaminated"), key=lambda step: f.steps[step][0])
         fixes = {

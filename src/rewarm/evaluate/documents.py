@@ -74,7 +74,7 @@ def read_documents(path: Path, field: str = "text") -> Documents:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError("no such file", where=str(path), fix=f"give a {KINDS} file")
+        raise UserError("a folder, not a file" if path.is_dir() else "no such file", where=str(path), fix=f"give a {KINDS} file")
     name = path.name.lower()
     if name.endswith((".txt", ".md")):
         rows: Iterator[tuple[str, str]] = iter([(path.stem, _utf8(path.read_bytes(), str(path)))])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rewarm.atomic import read_json, write_json
 from rewarm.errors import UserError
@@ -23,6 +23,7 @@ from rewarm.evaluate.encode import Encoder
 from rewarm.evaluate.protocol import Protocol, choose_dtype, choose_prefix, fit_windows, max_bytes
 from rewarm.evaluate.recipe import EvaluateRecipe
 from rewarm.model.files import find_folder
+from rewarm.model.load import read_config
 from rewarm.model.score import Scorer, open_model, position_limit
 from rewarm.progress import Reporter
 
@@ -61,7 +62,7 @@ class Measurement:
         self.warnings = list(_doubts(self.texts, self.documents))
         self.encoders: dict[Path, Encoder] = {}
         folders = list(dict.fromkeys([self.base, *map(find_folder, others)]))
-        limits = [position_limit(AutoConfig.from_pretrained(folder, local_files_only=True)) for folder in folders]
+        limits = [position_limit(read_config(folder)) for folder in folders]
         window, stride = fit_windows(cfg, [self.encoder(folder) for folder in folders], limits, self.documents)
         if window != cfg.window:
             self.warnings.append(

@@ -45,6 +45,7 @@ def _filled(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def table_of(results: Mapping[str, Any]) -> Table:
     """The rows as a rich table; bits per byte before, extended and after."""
+    from rich.markup import escape
     from rich.table import Table
 
     rows = rows_of(results)
@@ -53,7 +54,7 @@ def table_of(results: Mapping[str, Any]) -> Table:
     for i in kept:
         table.add_column(HEADS[i], justify="left" if i in (0, 1, len(HEADS) - 1) else "right")
     for row in rows:
-        table.add_row(*(row[i] for i in kept))
+        table.add_row(*(escape(row[i]) for i in kept))
     return table
 
 

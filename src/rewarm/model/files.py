@@ -32,6 +32,8 @@ SIDE_FILES = (
 
 def find_folder(path: str | Path) -> Path:
     """The folder of a model: a local one as it is, a name on the hub after downloading what is not in its cache yet."""
+    if not str(path):
+        raise UserError("an empty name where a model's folder should be", fix="give a model's folder, or its name on the hub as owner/name")
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder.resolve()

@@ -45,7 +45,9 @@ def load_base(path: str | Path, device: torch.device | str = "cpu", dtype: torch
     """
     folder = find_folder(path)
     header = check_weights(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError("quantised weights cannot be trained", where=str(folder), fix="use the model's 16-bit weights as the base")
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
@@ -86,7 +88,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read_config(folder: Path) -> PreTrainedConfig:
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The model's configuration. UserError where there is none, or its type is not known."""
     if not (folder / "config.json").is_file():
         raise UserError("config.json is missing: this is no Hugging Face model", where=str(folder))
     try:
@@ -98,8 +101,6 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             where=str(folder / "config.json"),
             fix="update transformers, or use another base",
         ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError("quantised weights cannot be trained", where=str(folder), fix="use the model's 16-bit weights as the base")
     return config
 
 
