@@ -63,7 +63,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(
             "there is no old text (`role: replay`), so nothing can show that old text keeps its tokens",
             where="vocab.tau",
-            fix="add a source with `role: replay`: text like what the base was trained on, such as Wikipedia in its languages (best: 20 MB);\n"
+            fix="add a source with `role: replay`: text like what the base was trained on, such as Wikipedia (best: 20 MB);\n"
             "or set vocab.tau: off to go without that guarantee, or vocab.extend: false to keep the tokenizer",
         )
 
