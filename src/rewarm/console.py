@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rewarm.progress import Bar
 
 LINE_EVERY_S = 60.0
+LOG_WIDTH = 120
+"""Columns of a table where there is no terminal to ask."""
 
 
 def quantity(value: float, unit: str) -> str:

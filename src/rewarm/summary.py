@@ -33,19 +33,23 @@ def summarise(results: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
 
 def table_of(summary: dict[str, Any]) -> Table:
     """One row a text: bytes a token and bits per byte before and after, the change with its interval."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head, justify in (
-        ("text", "left"), ("role", "left"), ("bytes a token", "right"), ("bits per byte", "right"), ("change", "right"),
-        ("95 % interval", "right"), ("", "left"),
-    ):  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    heads = (
+        ("text", "left"),
+        ("bytes a token", "right"),
+        ("bits per byte", "right"),
+        ("change", "right"),
+        ("95 % interval", "right"),
+        ("", "left"),
+    )
+    for head, justify in heads:
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
     for name, text in summary["texts"].items():
         tokens, bits = text["bytes_per_token"], text["bits_per_byte"]
         change = f"{bits['delta']:+.3f} ({100 * bits['delta'] / bits['before']:+.1f} %)"
         interval = "too little text" if bits["low"] is None else f"{bits['low']:+.3f} to {bits['high']:+.3f}"
         table.add_row(
-            name,
-            text["role"],
+            f"{name} ({text['role']})",
             f"{tokens['before']:.2f} -> {tokens['after']:.2f}",
             f"{bits['before']:.3f} -> {bits['after']:.3f}",
             change,
