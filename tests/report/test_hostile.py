@@ -1,0 +1,120 @@
+"""Text that others wrote is shown and never run, in the file and in a real browser; the page loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+MARK = "0123456789ab"
+RUN = "document.documentElement.dataset.hacked=1"
+HOSTILE = (
+    f"x | y <img src=x onerror={RUN}> <script>{RUN}</script></style></title></textarea><!-- </script><script>{RUN}</script>"
+    f"\" onmouseover={RUN} ' autofocus onfocus={RUN} '\u202eevil\u2066 \x1b[2J \ud800 {{{{ 7*7 }}}} {{% raw %}} javascript:{RUN} &lt;b&gt;"
+)
+STRUCTURE = {"step", "role", "half", "verdict", "event", "stages", "model"}
+"""Keys whose values rewarm itself chooses: steps, roles, folders."""
+NAMES = {"vi_law", "en_wiki", "bytes_per_token.vi", "python"}
+"""Keys that are names which a user chose."""
+ELEMENTS_WITH_ADDRESSES = {"src", "href", "srcset", "data", "action", "poster", "formaction", "xlink:href", "background"}
+
+
+def poisoned(value, key=""):
+    """The value with hostile text after every string and every name that a user or a model could have chosen."""
+    if key in STRUCTURE:
+        return value
+    if isinstance(value, dict):
+        return {(k + HOSTILE if k in NAMES else k): poisoned(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(entry, key) for entry in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def poison(files):
+    """Every file of the run poisoned; a source has the same name everywhere, so that the page still finds it."""
+    out = {}
+    for name, value in files.items():
+        if name.endswith("tokenizer.json"):
+            out[name] = value
+        elif name.endswith(".tsv"):
+            out[name] = "id\ttoken\ttext\tparts\tuses\n1\tx\t" + HOSTILE.replace("\ud800", "") + "\tx\t5\n"
+        else:
+            out[name] = value + HOSTILE.replace("\ud800", "") if isinstance(value, str) else poisoned(value)
+    return out
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def check_harmless(page):
+    """Only the elements that the template has, no event attribute, no inline style, no address but a place on this page."""
+    found = Elements(page).found
+    tags = [tag for tag, _ in found]
+    assert tags.count("script") == 2 and tags.count("style") == 1 and tags.count("meta") == 5
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "input", "textarea", "b-", "audio", "video"} & set(tags)
+    for tag, attributes in found:
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name != "style", (tag, name)
+            if name in ELEMENTS_WITH_ADDRESSES:
+                assert value.startswith("#"), (tag, name, value)
+
+
+def test_a_clean_page_loads_nothing(page_of, files):
+    """No network: every address is a place on the page, the style sheet imports nothing, and the policy allows nothing else."""
+    page = page_of(files).html
+    check_harmless(page)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert "url(" not in style and "@import" not in style and "http" not in page.replace("http-equiv", "")
+
+
+def test_the_policy_allows_this_style_and_this_script_by_their_hashes(page_of, files):
+    """A wrong hash would leave the page bare; a policy with 'unsafe-inline' would allow what it is there to stop."""
+    page = page_of(files).html
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    for kind, content in (("style", r"<style>(.*?)</style>"), ("script", r"<script>(.*?)</script>")):
+        body = re.search(content, page, re.DOTALL)[1]
+        assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+
+
+def test_hostile_text_in_every_file_is_shown_and_not_markup(page_of, files):
+    """Source names, samples, warnings, licences, versions, hashes: whatever stands in a run's files may come from anybody."""
+    page = page_of(poison(files))
+    check_harmless(page.html)
+    assert page.html.count("&lt;script&gt;") > 50
+    assert "\u202e" not in page.html and "\u2066" not in page.html and "\x1b" not in page.html
+    assert "&lt;U+202E&gt;evil&lt;U+2066&gt;" in page.html and "&lt;U+D800&gt;" in page.html
+    assert "{{ 7*7 }}" in page.html, "text is never a template"
+
+
+def test_the_data_in_the_page_is_json_that_ends_no_script(page_of, files):
+    """`</script>` and `<!--` in a JSON string would end the element or swallow the rest of the page."""
+    page = page_of(poison(files)).html
+    body = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    assert "<" not in body and body.isascii()
+    assert any(HOSTILE in note for note in json.loads(body)["summary"]["notes"])
+
+
+def test_a_browser_runs_the_page_and_none_of_the_hostile_text(page_of, browse, files):
+    """The last word is a browser's: it builds the elements, and what ran would have marked the document."""
+    clean = browse(page_of(files).path)
+    assert clean.console == []
+    assert clean.dom.count('class="said"') == 7, "one line below each plot, made by the page's script"
+    seen = browse(page_of(poison(files)).path)
+    assert seen.console == []
+    assert "data-hacked" not in seen.dom and "<img" not in seen.dom
+    assert seen.dom.count("<script") == 2 and seen.dom.count('class="said"') >= 6
+    assert seen.dom.count('class="mark') == clean.dom.count('class="mark') > 48, "the plots have their data"
+    assert "&lt;img src=x onerror=" in seen.dom
+    check_harmless(seen.dom)
