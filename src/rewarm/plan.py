@@ -15,14 +15,12 @@ from typing import Any
 
 from rich.table import Table
 
-from rewarm.atomic import read_json
 from rewarm.console import Console, quantity
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.read import Tally, read_file
-from rewarm.errors import UserError
 from rewarm.planning import Lengths, check_recipe, lengths, replay_share
 from rewarm.recipe import Loaded
-from rewarm.rooms import device_of, length_is_set
+from rewarm.rooms import checked_base, device_of, length_is_set
 from rewarm.tokens.enough import check_enough
 from rewarm.tokens.positions import check_row_tokens, positions_of
 from rewarm.train.schedule import auto_lr, lr_factor, warmup_steps
@@ -123,17 +121,10 @@ def _base(loaded: Loaded, scratch: Path) -> dict[str, Any]:
         tokenizer = build_tokenizer(metadata, str(path)).tokenizer
         name, parameters = path.stem, _gguf_parameters(path)
     else:
-        from rewarm.model.files import find_folder
-
-        assert model.base is not None
-        local = loaded.root / model.base
-        folder = find_folder(local if local.exists() else model.base)
-        config = read_json(folder / "config.json")
+        folder, config = checked_base(loaded.recipe, loaded.root)
         text = config.get("text_config") or config
         layers = text.get("num_hidden_layers") or text.get("n_layer") or 1
         width = text.get("hidden_size") or text.get("n_embd") or 1
-        if not (folder / "tokenizer.json").is_file():
-            raise UserError("there is no tokenizer.json", where=str(folder), fix="give a base with a fast tokenizer")
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         name, parameters = folder.name, _parameters(folder)
     positions = positions_of(config)

@@ -64,15 +64,25 @@ def base_stage(house: House) -> ModelAt:
             lambda out: convert_gguf(file, out / "model", house.reporter), label="base model from GGUF",
         )  # fmt: skip
         return ModelAt(done.folder / "model", done.fingerprint)
-    from rewarm.model.files import find_folder
-
-    assert model.base is not None
-    local = house.path(model.base)
-    folder = find_folder(local if local.exists() else model.base)
+    folder, _ = checked_base(house.recipe, house.root)
     kept = [p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja") and p.is_file()]
-    if not (folder / "config.json").is_file():
-        raise UserError("there is no config.json: this is no model folder", where=f"model.base: {folder}", fix="give a Hugging Face folder")
     return ModelAt(folder, content_hash(kept, house.hashes))
+
+
+def checked_base(recipe: Recipe, root: Path) -> tuple[Path, dict[str, Any]]:
+    """(folder of `model.base`, its config.json). UserError for whatever would stop the run at this base hours later."""
+    from rewarm.model.files import check_folder, find_folder
+    from rewarm.model.load import read_config
+    from rewarm.vocab.base import open_base
+
+    assert recipe.model.base is not None
+    local = root / Path(recipe.model.base).expanduser()
+    folder = find_folder(local if local.exists() else recipe.model.base)
+    config = check_folder(folder)
+    read_config(folder)
+    if recipe.vocab.extend is not False:
+        open_base(folder)
+    return folder, config
 
 
 def corpus_stage(house: House) -> Done:

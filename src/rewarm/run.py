@@ -36,17 +36,16 @@ def run_recipe(loaded: Loaded, out: Path, console: Console, until: str | None = 
 
 
 def _stages(house: House, console: Console, until: str | None, notes: tuple[str, ...]) -> dict[str, Any] | None:
+    if until == "corpus":
+        _ended(console, "corpus", rooms.corpus_stage(house).folder / "report.md")
+        return None
     rooms.measured_texts(house)
-    if until != "corpus":
-        check_recipe(house.recipe)
-    if until not in ("corpus", "vocab"):
+    check_recipe(house.recipe)
+    if until != "vocab":
         rooms.device_of(house.recipe)
     base = rooms.base_stage(house)
     corpus_done = rooms.corpus_stage(house)
     corpus = open_corpus(corpus_done.folder)
-    if until == "corpus":
-        _ended(console, "corpus", corpus_done.folder / "report.md")
-        return None
     rooms.check_text(house, base, corpus)
     vocab_done, start = rooms.vocab_stage(house, base, corpus_done, corpus)
     if until == "vocab":

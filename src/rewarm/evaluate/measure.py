@@ -69,6 +69,7 @@ class Measurement:
                 f"windows of {window:,} characters, not {cfg.window:,}: the models have {min(n for n in limits if n):,} positions"
             )
         self.protocol = Protocol(window, stride, None, choose_dtype(cfg.dtype, self.device))
+        self.check_lossless(self.limit)
         prefix, self.tried = self._prefix(cfg)
         self.protocol = replace(self.protocol, prefix=prefix)
 
@@ -78,8 +79,8 @@ class Measurement:
         return self.encoders[folder]
 
     def check_lossless(self, limit: int) -> None:
-        """UserError where a tokenizer loses too much of a text, on as much of it as a whole evaluation reads: before hours of training, not
-        after them."""
+        """UserError where a tokenizer loses too much of `limit` bytes of a text: before anything is scored, and by the probe on as much as
+        a whole evaluation reads, so before hours of training and not after them."""
         for text in self.texts:
             documents = prepare(text, limit)
             sizes = np.asarray([len(one.encode()) for one in documents.texts])

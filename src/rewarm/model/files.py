@@ -64,6 +64,31 @@ def _download(name: str) -> Path:
         ) from error
 
 
+def check_folder(folder: Path) -> dict[str, Any]:
+    """config.json of a model's folder, after everything that can be known of the folder without reading weights was checked.
+
+    UserError for a missing or damaged file, or quantised weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError("there is no config.json: this is no model folder", where=str(folder), fix="give a Hugging Face folder")
+    config = read_object(folder / "config.json")
+    if config.get("quantization_config") is not None:
+        raise UserError("quantised weights cannot be trained", where=str(folder), fix="use the model's 16-bit weights as the base")
+    check_weights(folder)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(
+            "there is no tokenizer.json",
+            where=str(folder),
+            fix="write one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers does",
+        )
+    try:
+        Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises the bare class
+        raise UserError(f"tokenizers cannot read this file: {error}", where=str(file), fix="download the model again") from None
+    return config
+
+
 def read_object(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)

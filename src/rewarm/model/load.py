@@ -96,8 +96,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError) as error:
         kind = read_object(folder / "config.json").get("model_type")
+        told = "" if "does not recognize this architecture" in str(error) else f": {str(error).splitlines()[0]}"
         raise UserError(
-            f"transformers does not know the model type `{kind}`, and code out of a model's folder is never run: {error}",
+            f"transformers does not know the model type `{kind}`, and code out of a model's folder is never run{told}",
             where=str(folder / "config.json"),
             fix="update transformers, or use another base",
         ) from error
