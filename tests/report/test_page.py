@@ -26,7 +26,10 @@ def rows(page, table):
     """Cells of each row of the table with this id."""
     found = re.search(rf'<table[^>]*id="{table}".*?<tbody>(.*?)</tbody>', page.html, re.DOTALL)
     return [
-        [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
+        [
+            html.unescape(re.sub(r"<[^>]+>", "", cell)).replace("\N{NO-BREAK SPACE}", " ")
+            for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        ]
         for row in re.findall(r"<tr>(.*?)</tr>", found[1], re.DOTALL)
     ]
 
@@ -40,11 +43,12 @@ def test_the_forgetting_table_has_the_numbers_of_the_results(page_of, files):
     for name, *cells in found:
         bits = texts[name]["bits_per_byte"]
         assert int(cells[1]) == texts[name]["documents"]
-        before, after, change = (cells[i].replace("\N{MINUS SIGN}", "-") for i in (3, 4, 5))
+        before, after, change = (cells[i].replace("\N{MINUS SIGN}", "-") for i in (3, 5, 6))
         assert float(before) == pytest.approx(bits["before"], abs=6e-4)
+        assert float(cells[4]) == pytest.approx(bits["extended"], abs=6e-4)
         assert float(after) == pytest.approx(bits["after"], abs=6e-4)
         assert float(change.split()[0]) == pytest.approx(bits["delta"], abs=6e-5)
-        low, high = cells[6].replace("\N{MINUS SIGN}", "-").split(" to ")
+        low, high = cells[7].replace("\N{MINUS SIGN}", "-").split(" to ")
         assert (float(low), float(high)) == (bits["low"], bits["high"])
 
 
@@ -80,8 +84,12 @@ def test_a_plot_has_a_mark_for_every_number(page_of, files):
     assert marks["New text: what was learned"] == marks["Old text: what was forgotten"] == 1
     assert "en_wiki: the base, 0.850" in plots["Held-out old text during training, bits per byte"]
     assert len(rows(page, "training-numbers")) == steps and len(rows(page, "probe-numbers")) == 3
+    assert "<title>step 12: 3.000 nats a token</title>" in plots["Training loss"]
+    assert "<title>en_wiki: −0.0097 (−0.0239 to +0.0046)</title>" in plots["Old text: what was forgotten"]
     for name, svg in plots.items():
-        assert "<desc>" in svg and ("<title>" in svg), name
+        said = re.findall(r"<title>(.*?)</title>", svg)
+        assert len(said) >= marks[name] and all(re.search(r"\d", one) for one in said), name
+        assert re.search(r"<desc>.*\d.*</desc>", svg) or name.startswith("Bytes"), name
 
 
 def test_learned_and_forgotten_have_scales_of_their_own(page_of, files):
@@ -101,6 +109,19 @@ def test_the_worst_text_of_a_role_is_the_headline(page_of, files):
     said = words(page_of(files))
     assert "Forgotten forgot some: +20.0 % en_talks, the worst of 2 old texts" in said
     assert "It forgot some of this: the 95 % interval is +0.1000 to +0.3000, all above zero." in said
+
+
+def test_many_texts_are_counted_and_the_worst_is_told(page_of, files):
+    """Forty sentences that say the same are read by nobody."""
+    texts = files[f"evaluate-{MARK}/results.json"]["texts"]
+    for i in range(1, 10):
+        bits = {"before": 1.0, "extended": None, "after": 1 + i / 10, "delta": i / 10, "low": i / 10 - 0.05, "high": i / 10 + 0.05}
+        texts[f"old_{i}"] = {**texts["en_wiki"], "bits_per_byte": bits, "verdict": "forgot"}
+    page = page_of(files)
+    said = words(page)
+    assert "Of 10 old texts: 9 forgot some and 1 no change seen. The worst: old_9: from 1.000 to 1.900" in said
+    assert "<li>old_3: from" not in page.html and len(rows(page, "changes")) == 11
+    assert "176 held-out documents of 11 texts" in said
 
 
 @pytest.mark.parametrize("verdict, said", [("kept", "all of it within the +0.0200"), ("undecided", "partly above the +0.0200")])
@@ -125,11 +146,11 @@ def test_without_held_out_text_nothing_is_claimed(page_of, files):
     del files[f"evaluate-{MARK}/samples.jsonl"], files[f"vocab-{MARK}/report.json"]
     page = page_of(files)
     said = words(page)
-    assert "Missing: No held-out text was measured, so what was learned and what was forgotten are unknown." in said
+    assert "Missing: No text was measured, so what was learned and what was forgotten are unknown." in said
     assert said.count("not measured") >= 4 and "No samples were made in this run." in said
-    assert "What was learned, what was forgotten Nothing was measured" in said
+    assert "Nothing was measured: no text was held out." in said
     assert page.result["missing"] == [
-        "No held-out text was measured, so what was learned and what was forgotten are unknown.",
+        "No text was measured, so what was learned and what was forgotten are unknown.",
         "No samples were made.",
     ]
 
@@ -167,7 +188,9 @@ def test_half_a_run_gives_a_page_that_says_what_is_missing(page_of, files):
     kept = {name: value for name, value in files.items() if name.split("-")[0] in ("base", "corpus", "recipe.json")}
     page = page_of(kept)
     said = words(page)
-    assert "This run did not come to its end: of its stages base and corpus are finished." in said
+    assert "This run did not come to its end. Finished stages: base and corpus." in said
+    assert "Nothing was measured: the run did not come to its measuring." in said and "The run did not come to its vocabulary." in said
+    assert "held out." not in said, "text was held out, only not yet measured"
     assert "the training has not ended" in said and "This run has no exported model." in said
     assert "2,703" in said, "what is known is shown"
 

@@ -231,7 +231,7 @@ def base(run: RunFiles) -> dict[str, Any]:
     exported = (run.done.get("export", {}).get("settings") or {}).get("base") or {}
     converted = run.facts("base")
     model = run.recipe.get("model") or {}
-    name = str(exported.get("name") or model.get("base") or model.get("gguf") or "a base model")
+    name = str(exported.get("name") or model.get("base") or Path(model.get("gguf") or "a base model").stem)
     stored = exported.get("stored_as") or converted.get("stored_as") or {}
     return {
         "name": name if name.count("/") == 1 and not name.startswith(("/", ".")) else Path(name).name,

@@ -8,6 +8,8 @@ from typing import Any
 
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
+JOINED = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, so that no line ends there."""
 _SHOWN_AS_CODES = frozenset(
     [*range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0x00AD, 0x061C, 0x180E, 0x200B, 0xFEFF, *range(0xFFF9, 0xFFFC)]
 )
@@ -47,7 +49,7 @@ def percent(share: Any, places: int = 1, sign: bool = False) -> str:
     found = number(share)
     if found is None:
         return NOT_MEASURED
-    return (signed(100 * found, places) if sign else digits(100 * found, places)) + " %"
+    return (signed(100 * found, places) if sign else digits(100 * found, places)) + f"{JOINED}%"
 
 
 def megabytes(size: Any) -> str:
@@ -55,7 +57,7 @@ def megabytes(size: Any) -> str:
     found = number(size)
     if found is None:
         return NOT_MEASURED
-    return f"{found / 1e6:,.2f} MB" if found >= 1e5 else f"{found / 1e3:,.1f} KB"
+    return f"{found / 1e6:,.2f}{JOINED}MB" if found >= 1e5 else f"{found / 1e3:,.1f}{JOINED}KB"
 
 
 def duration(seconds: Any) -> str:

@@ -64,7 +64,7 @@ def gather(run: RunFiles, out: Path) -> dict[str, Any]:
         "opening": say.opening(base, came_from, trained, seconds), "tiles": say.tiles(measured),
         "warnings": warnings, "notes": notes, "most_warnings": facts.MOST_WARNINGS,
         "texts": measured[: facts.MOST_TEXTS], "left_out_texts": len(measured) - facts.MOST_TEXTS,
-        "meanings": [say.meaning(t) for t in measured[: facts.MOST_TEXTS]],
+        "meanings": say.meanings(measured), "stages": list(run.stages),
         "intervals": drawings.intervals(measured[: facts.MOST_TEXTS]), "mixback": mixback, "mixed_back": say.mixed_back(mixback),
         "sources": [{**s, "bar": drawings.divided(s)} for s in came_from[: facts.MOST_SOURCES]],
         "left_out_sources": len(came_from) - facts.MOST_SOURCES, "dropped": facts.dropped(run), "training": trained,
@@ -96,9 +96,9 @@ def _missing(run: RunFiles, values: dict[str, Any]) -> list[str]:
     out = []
     ended = [name for name in STAGES if name in run.stages]
     if "export" not in run.stages:
-        out.append(f"This run did not come to its end: of its stages {figures.listed(ended) or 'none'} are finished.")
+        out.append(f"This run did not come to its end. Finished stages: {figures.listed(ended) or 'none'}.")
     if not values["texts"]:
-        out.append("No held-out text was measured, so what was learned and what was forgotten are unknown.")
+        out.append("No text was measured, so what was learned and what was forgotten are unknown.")
     else:
         out += [
             f"No {role} text was measured: {what} is unknown."
@@ -150,7 +150,7 @@ def environment() -> Environment:
         made.filters[name] = getattr(figures, name)
     made.filters["tokens_of"] = tokens_of
     made.filters["lang"] = _lang
-    for name in ("meaning", "span", "change", "verdict_words", "named"):
+    for name in ("span", "change", "verdict_words", "named"):
         made.globals[name] = getattr(say, name)
     return made
 

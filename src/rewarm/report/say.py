@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from rewarm.report.figures import count, digits, duration, listed, percent, several, signed
+from rewarm.report.figures import NOT_MEASURED, count, digits, duration, listed, percent, several, signed
 
 FEW_DOCUMENTS = 50
 """Below this many documents an interval is said to be wide."""
+FEW_TEXTS = 6
+"""Above this many texts not every one gets its sentence: the worst of each role do, and the others are counted."""
 LANGUAGES = {"vi": "Vietnamese", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "en": "English"}
 
 
@@ -78,6 +81,22 @@ def meaning(text: dict[str, Any]) -> str:
     return f"{name}: {moved}. Nothing was learned that {documents} can show: {interval} and holds zero."
 
 
+def meanings(texts: list[dict[str, Any]]) -> list[str]:
+    """A sentence for every text; of many texts one for the worst of each role, and how many had which verdict."""
+    if len(texts) <= FEW_TEXTS:
+        return [meaning(text) for text in texts]
+    out = []
+    for role in ("new", "old"):
+        mine, lowest = [text for text in texts if text["role"] == role], worst(texts, role)
+        if lowest is None:
+            continue
+        if len(mine) > 1:
+            verdicts = Counter(verdict_words(text) for text in mine)
+            out.append(f"Of {len(mine)} {role} texts: {listed([f'{n:,} {word}' for word, n in verdicts.most_common()])}. The worst:")
+        out.append(meaning(lowest))
+    return out
+
+
 def verdict_words(text: dict[str, Any]) -> str:
     """The verdict in the words of the page."""
     words = {"gained": "nothing lost, better", "forgot": "forgot some", "worse": "got worse"}
@@ -94,33 +113,25 @@ def tiles(texts: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The four figures on top: label, value, note, tone."""
     new, old = worst(texts, "new"), worst(texts, "old")
     out = [_change_tile("Learned", new, texts, "new"), _change_tile("Forgotten", old, texts, "old")]
+    value, note = NOT_MEASURED, "No text was measured."
     if texts:
-        parts = [f"{t['name']}: {span(t)}" if t["low"] is not None else f"{t['name']}: no interval" for t in (new, old) if t]
-        value = " + ".join(f"{t['documents']:,}" for t in texts[:4]) + (" + …" if len(texts) > 4 else "")
-        out.append(
-            {
-                "label": "How sure",
-                "value": f"{value} held-out documents",
-                "note": "95 % intervals of the change. " + "; ".join(parts),
-                "tone": "plain",
-            }
-        )
-    else:
-        out.append({"label": "How sure", "value": "not measured", "note": "No text was held out.", "tone": "plain"})
-    before, after = (new["bytes_per_token"]["before"], new["bytes_per_token"]["after"]) if new else (None, None)
-    if new and before and after:
+        value = f"{' + '.join(count(t['documents']) for t in texts)} held-out documents"
+        if len(texts) > 3:
+            value = f"{count(sum(t['documents'] for t in texts))} held-out documents of {len(texts)} texts"
+        note = "95 % intervals of the change. " + "; ".join(f"{t['name']}: {span(t)}" for t in (new, old) if t)
+    out.append({"label": "How sure", "value": value, "note": note, "tone": "plain"})
+    value, note = NOT_MEASURED, "No new text was measured."
+    if new and (before := new["bytes_per_token"]["before"]) and (after := new["bytes_per_token"]["after"]):
         value = f"{digits(after / before, 1)} times fewer tokens" if after > before * 1.005 else "as many tokens as before"
         note = f"{new['name']}: {digits(before, 2)} bytes a token before, {digits(after, 2)} after"
-    else:
-        value, note = "not measured", "No new text was held out."
     out.append({"label": "Length of new text", "value": value, "note": note, "tone": "plain"})
     return out
 
 
 def _change_tile(label: str, text: dict[str, Any] | None, texts: list[dict[str, Any]], role: str) -> dict[str, str]:
     if text is None:
-        unknown = "What was forgotten is unknown: no old text was held out." if role == "old" else "No new text was held out."
-        return {"label": label, "value": "not measured", "note": unknown, "tone": "warn"}
+        what = "forgotten" if role == "old" else "learned"
+        return {"label": label, "value": NOT_MEASURED, "note": f"No {role} text was measured: what was {what} is unknown.", "tone": "warn"}
     several_of = sum(t["role"] == role for t in texts)
     which = f"{text['name']}, the worst of {several_of} {role} texts" if several_of > 1 else text["name"]
     if text["delta"] is None:
