@@ -119,7 +119,7 @@ def test_many_texts_are_counted_and_the_worst_is_told(page_of, files):
         texts[f"old_{i}"] = {**texts["en_wiki"], "bits_per_byte": bits, "verdict": "forgot"}
     page = page_of(files)
     said = words(page)
-    assert "Of 10 old texts: 9 forgot some and 1 no change seen. The worst: old_9: from 1.000 to 1.900" in said
+    assert "Of 10 old texts: forgot some 9, no change seen 1. The worst: old_9: from 1.000 to 1.900" in said
     assert "<li>old_3: from" not in page.html and len(rows(page, "changes")) == 11
     assert "176 held-out documents of 11 texts" in said
 

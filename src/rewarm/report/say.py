@@ -92,7 +92,7 @@ def meanings(texts: list[dict[str, Any]]) -> list[str]:
             continue
         if len(mine) > 1:
             verdicts = Counter(verdict_words(text) for text in mine)
-            out.append(f"Of {len(mine)} {role} texts: {listed([f'{n:,} {word}' for word, n in verdicts.most_common()])}. The worst:")
+            out.append(f"Of {len(mine)} {role} texts: {', '.join(f'{word} {n:,}' for word, n in verdicts.most_common())}. The worst:")
         out.append(meaning(lowest))
     return out
 
