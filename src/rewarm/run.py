@@ -18,6 +18,7 @@ from rewarm.console import Console
 from rewarm.corpus.read_back import Corpus, open_corpus
 from rewarm.planning import check_recipe
 from rewarm.recipe import Loaded
+from rewarm.report.page import report_page
 from rewarm.rooms import House
 from rewarm.stages import Done, RunFolder, versions
 from rewarm.summary import show_summary, summarise
@@ -103,16 +104,18 @@ def _finish(
         "notes": list(notes),
         "warnings": list(dict.fromkeys(console.warnings)),
         "model": str(model.relative_to(folder)),
-        "report": None,
+        "report": "report.html",
         "stages": {done.name: done.folder.name for done in house.run.done},
         "versions": versions(),
     }
     summary = summarise(results, facts)
     write_json(folder / "summary.json", summary)
+    report_page(folder, folder / "report.html")
     show_summary(summary, console, console.warnings)
     if all(done.reused for done in house.run.done):
         console.say("All stages were done before; nothing was trained again.")
     prompt = exported.facts["prompt"]
+    console.say(f"Report: {folder / 'report.html'}")
     console.say(f"Model: {model}")
     console.say(f"Try it: {shlex.quote(sys.executable)} -m rewarm.export.generate {shlex.quote(str(model))} {shlex.quote(prompt)}")
     return summary

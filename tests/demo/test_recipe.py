@@ -25,7 +25,7 @@ def test_the_recipe_is_valid_and_asks_for_files_that_the_assets_make(tmp_path):
     licences = {asset.name: asset.licence for asset in pinned()}
     assert new.licence == licences["vietnamese"] and old.licence == licences["english"]
     assert recipe.corpus.heldout.max_mb == 0.04
-    assert recipe.train.max_minutes == 5.8 and recipe.mixture.replay == 0.25 and recipe.vocab.size == 600
+    assert recipe.train.max_minutes == 5.6 and recipe.mixture.replay == 0.25 and recipe.vocab.size == 600
 
 
 def test_every_setting_of_the_recipe_is_explained():
