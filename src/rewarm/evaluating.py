@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rewarm.atomic import disk_errors
 from rewarm.console import Console
 from rewarm.errors import UserError
+from rewarm.evaluate.documents import TextRef, kind_of
 from rewarm.evaluate.recipe import EvaluateRecipe
 from rewarm.recipe import problems_of
 
@@ -18,15 +19,12 @@ def evaluate_command(
     model: str, against: str | None, texts: list[str], field: str, settings: dict[str, Any], out: Path | None, console: Console
 ) -> dict[str, Any]:
     """Scores, prints the table and what may be said of it; returns what results.json holds. Names that begin with `old` are old text."""
-    from rewarm.evaluate.documents import TextRef
-    from rewarm.evaluate.report import lines_of, table_of
-    from rewarm.evaluate.stage import evaluate_models
-
-    refs = []
+    refs: list[TextRef] = []
     for text in texts:
         name, eq, path = text.partition("=")
         if not eq or not name.strip() or not path:
             raise UserError(f"`{text}` is no text", where="--text", fix="write name=file, as old=english.txt")
+        kind_of(Path(path))
         refs.append(TextRef(name, "old" if name.startswith("old") else "new", Path(path), None, field))
     given = {"samples": 0, **settings}
     try:
@@ -37,6 +35,9 @@ def evaluate_command(
         raise UserError("; ".join(x for x in (found, expected) if x), where=f"--{option}") from None
     if out is not None:
         _check_folder(out)
+    from rewarm.evaluate.report import lines_of, table_of
+    from rewarm.evaluate.stage import evaluate_models
+
     results = evaluate_models(model, against, refs, cfg=cfg, out=out, reporter=console)
     console.out.print(table_of(results))
     for line in lines_of(results):

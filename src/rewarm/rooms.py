@@ -65,6 +65,9 @@ def base_stage(house: House) -> ModelAt:
         )  # fmt: skip
         return ModelAt(done.folder / "model", done.fingerprint)
     folder, _ = checked_base(house.recipe, house.root)
+    from rewarm.model.load import read_config
+
+    read_config(folder)  # after what is cheaper to look at: it loads transformers
     kept = [p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja") and p.is_file()]
     return ModelAt(folder, content_hash(kept, house.hashes))
 
@@ -72,14 +75,12 @@ def base_stage(house: House) -> ModelAt:
 def checked_base(recipe: Recipe, root: Path) -> tuple[Path, dict[str, Any]]:
     """(folder of `model.base`, its config.json). UserError for whatever would stop the run at this base hours later."""
     from rewarm.model.files import check_folder, find_folder
-    from rewarm.model.load import read_config
     from rewarm.vocab.base import open_base
 
     assert recipe.model.base is not None
     local = root / Path(recipe.model.base).expanduser()
     folder = find_folder(local if local.exists() else recipe.model.base)
     config = check_folder(folder)
-    read_config(folder)
     if recipe.vocab.extend is not False:
         open_base(folder)
     return folder, config

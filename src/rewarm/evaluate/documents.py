@@ -73,17 +73,11 @@ def read_documents(path: Path, field: str = "text") -> Documents:
     Empty ones are counted and left out. UserError names file and row where something cannot be read, and the fields that are there.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError("a folder, not a file" if path.is_dir() else "no such file", where=str(path), fix=f"give a {KINDS} file")
-    name = path.name.lower()
-    if name.endswith((".txt", ".md")):
+    kind = kind_of(path)
+    if kind == "txt":
         rows: Iterator[tuple[str, str]] = iter([(path.stem, _utf8(path.read_bytes(), str(path)))])
-    elif name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
-        rows = _jsonl(path, field)
-    elif name.endswith(".parquet"):
-        rows = _parquet(path, field)
     else:
-        raise UserError(f"unknown kind of file `{path.suffix}`", where=str(path), fix=f"give a {KINDS} file")
+        rows = _jsonl(path, field) if kind == "jsonl" else _parquet(path, field)
     found: dict[str, str] = {}
     empty = 0
     for row, (identity, text) in enumerate(rows, 1):
@@ -96,6 +90,20 @@ def read_documents(path: Path, field: str = "text") -> Documents:
     if not found:
         raise UserError("there is no text in this file", where=str(path))
     return _sorted(found.items(), empty=empty)
+
+
+def kind_of(path: Path) -> Literal["txt", "jsonl", "parquet"]:
+    """How a file is read, by its ending. UserError for a file that is not there or ends otherwise."""
+    if not path.is_file():
+        raise UserError("a folder, not a file" if path.is_dir() else "no such file", where=str(path), fix=f"give a {KINDS} file")
+    name = path.name.lower()
+    if name.endswith((".txt", ".md")):
+        return "txt"
+    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        return "jsonl"
+    if name.endswith(".parquet"):
+        return "parquet"
+    raise UserError(f"unknown kind of file `{path.suffix}`", where=str(path), fix=f"give a {KINDS} file")
 
 
 def _utf8(raw: bytes, where: str) -> str:
