@@ -378,6 +378,14 @@ def test_sigterm_saves_too(uninterrupted, place, tmp_path):
     assert sha256(only(run, "train-*/model/model.safetensors")) == sha256(only(uninterrupted, "train-*/model/model.safetensors"))
 
 
+def test_a_planned_end_is_no_failure(place, tmp_path):
+    """`train.max_hours` is for machines lent by the hour: exit 0, a checkpoint, and the next call goes on."""
+    run = ["train", "recipe.yaml", *LONG, "--out", str(tmp_path / "run")]
+    done = rewarm(*run, "train.max_hours=1e-5", cwd=place)
+    assert "train.max_hours (1e-05) is over" in done.err and "the same command goes on from here" in done.err
+    assert only(tmp_path / "run", "train-*/checkpoints/LATEST").is_file() and not list((tmp_path / "run").glob("train-*/model"))
+
+
 def test_a_locked_run_folder_is_refused(refused, tmp_path):
     """Two runs in one folder would write each other's files."""
     run = tmp_path / "run"

@@ -197,8 +197,11 @@ def main() -> None:
             raise
         print(f"rewarm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (Stopped, KeyboardInterrupt) as error:
-        print(f"rewarm: {error or 'interrupted'}", file=sys.stderr)
+    except Stopped as error:
+        print(f"rewarm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("rewarm: interrupted", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except Exception as error:
         if debug:

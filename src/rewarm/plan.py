@@ -85,9 +85,8 @@ def plan_recipe(loaded: Loaded, console: Console) -> Plan:
     lr = recipe.train.lr if recipe.train.lr != "auto" else auto_lr(base["parameters"])
     notes = [x for x in (repeats, check_row_tokens(base["positions"], row)) if x]
     if recipe.vocab.extend is not False:
-        notes.append(
-            "tokens are the base's; the extended tokenizer will need fewer for the new text, so `tokens: auto` will be a shorter run"
-        )
+        shorter = "" if length_is_set(recipe) else ", so the run will be shorter than this"
+        notes.append(f"tokens are the base's; the extended tokenizer will need fewer for the new text{shorter}")
     if not old:
         notes.append("without old text nothing will show what was forgotten")
     steps = plan.steps or 0

@@ -238,8 +238,8 @@ def train_stage(house: House, base: ModelAt, start: ModelAt, corpus_done: Done, 
 
     recipe = house.recipe
     settings = {
-        "train": recipe.train.model_dump(exclude=CADENCE), "mixture": recipe.mixture.model_dump(), "replay": given.replay,
-        "batch_rows": given.mixture.batch_rows, "steps": given.steps,
+        "train": recipe.train.model_dump(exclude=CADENCE), "mixture": recipe.mixture.model_dump(exclude={"max_epochs"}),
+        "replay": given.replay, "batch_rows": given.mixture.batch_rows, "steps": given.steps,
     }  # fmt: skip
     inputs = {"model": start.fingerprint, "rows": rows.fingerprint, "corpus": corpus_done.fingerprint}
 
