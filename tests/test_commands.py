@@ -302,7 +302,7 @@ def test_without_old_text_the_run_says_that_forgetting_was_not_measured(place, t
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert summary["old"] is None and summary["new"]["bits_per_byte"]["delta"] < 0 and summary["vocabulary"]["extended"]
     refused = rewarm("run", "alone.yaml", "--out", str(tmp_path / "other"), cwd=place, code=2).err
-    assert "vocab.tau: off" in refused and "role: replay" in refused and not list((tmp_path / "other").glob("corpus-*"))
+    assert "vocab.tau: off" in refused and "role: replay" in refused and not list((tmp_path / "other").glob("vocab-*"))
     assert "vocab.tau: off" in rewarm("plan", "alone.yaml", cwd=place, code=2).err
 
 
@@ -405,7 +405,7 @@ def test_a_locked_run_folder_is_refused(refused, tmp_path):
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("train.lrr=3", ["command line: train.lrr", "no such field", "did you mean `lr`?"]),
+        ("train.lrr=3", ["command line: train.lrr", "no such field: found 3", "did you mean `lr`?"]),
         ("train.lr=abc", ["command line: train.lr", "found 'abc'", "expected 'auto' or a valid number"]),
         ("train.tokens=-5", ["command line: train.tokens", "found -5", "greater than 0"]),
         ("train=3", ["command line: train", "expected a section"]),
@@ -422,10 +422,10 @@ def test_a_locked_run_folder_is_refused(refused, tmp_path):
     ],
 )
 def test_a_wrong_override_is_named_with_what_to_do(refused, tmp_path, override, parts):
-    """Before anything is read or written."""
+    """Before any work that takes time."""
     said = refused("run", "recipe.yaml", override, "--out", str(tmp_path / "run"))
     assert all(part in said for part in parts), said
-    assert not list((tmp_path / "run").glob("corpus-*"))
+    assert not list((tmp_path / "run").glob("vocab-*"))
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,9 @@ def test_less_text_than_one_row_is_said_before_training(refused, place, tmp_path
         "vocab: {extend: false}\ntokens: {row_tokens: 4096}\nmixture: {replay: 0}\n"
         "train: {step_tokens: 524288, precision: fp32, device: cpu}\n"
     )
-    for command in (["plan", "tiny.yaml"], ["run", "tiny.yaml", "--out", "run"]):
+    guarded = (tmp_path / "tiny.yaml").read_text().replace("vocab: {extend: false}\n", "")
+    (tmp_path / "guarded.yaml").write_text(guarded)  # has no old text either; that there is too little new text comes first
+    for command in (["plan", "tiny.yaml"], ["run", "tiny.yaml", "--out", "run"], ["run", "guarded.yaml", "--out", "run"]):
         said = refused(*command, cwd=tmp_path)
         assert "a row holds 4,096, a step reads 524,288" in said and "tokens.row_tokens" in said and "train.step_tokens" in said
     assert not list((tmp_path / "run").glob("train-*"))

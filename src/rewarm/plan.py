@@ -18,7 +18,7 @@ from rich.table import Table
 from rewarm.console import Console, quantity
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.read import Tally, read_file
-from rewarm.planning import Lengths, check_recipe, lengths, replay_share
+from rewarm.planning import Lengths, check_guard, check_recipe, lengths, replay_share
 from rewarm.recipe import Loaded
 from rewarm.rooms import checked_base, device_of, length_is_set
 from rewarm.tokens.enough import check_enough
@@ -82,6 +82,7 @@ def plan_recipe(loaded: Loaded, console: Console) -> Plan:
     row = recipe.tokens.row_tokens
     table = [{"name": s.name, "role": s.role, "tokens": s.tokens, "rows": -(-s.tokens // row)} for s in sources]
     repeats = check_enough(table, plan.batch_rows, row, plan.steps or 1, replay=replay, length_is_set=length_is_set(recipe))
+    check_guard(recipe)
     lr = recipe.train.lr if recipe.train.lr != "auto" else auto_lr(base["parameters"])
     notes = [x for x in (repeats, check_row_tokens(base["positions"], row)) if x]
     if recipe.vocab.extend is not False:

@@ -49,17 +49,20 @@ def replay_share(cfg: MixtureRecipe, new_languages: list[set[str]], old_language
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """UserError for what the recipe alone shows will stop the run: said before any text is read.
-
-    No new text, weights for other sources, a replay share without replay, or a guarded vocabulary without old text to guard.
-    """
-    sources, vocab = recipe.corpus.sources, recipe.vocab
+    """UserError for what the recipe alone shows will stop the run, said before any text is read: no new text, weights for other sources, a
+    replay share without replay."""
+    sources = recipe.corpus.sources
     if not any(s.role == "new" for s in sources):
         raise UserError("no source has `role: new`", where="corpus.sources", fix="say which text the model shall learn")
     old = [set(s.languages) for s in sources if s.role == "replay"]
     shares_within_roles(recipe.mixture, [s.name for s in sources], [s.role for s in sources], [1] * len(sources))
     replay_share(recipe.mixture, [set(s.languages) for s in sources if s.role == "new"], old)
-    if not old and vocab.extend is not False and vocab.tau != "off":
+
+
+def check_guard(recipe: Recipe) -> None:
+    """UserError for a vocabulary that is to be guarded by old text, and a recipe without any."""
+    old = any(source.role == "replay" for source in recipe.corpus.sources)
+    if not old and recipe.vocab.extend is not False and recipe.vocab.tau != "off":
         raise UserError(
             "there is no old text (`role: replay`), so nothing can show that old text keeps its tokens",
             where="vocab.tau",

@@ -207,14 +207,18 @@ def problems_of(
         first = items[0]
         if first["type"] == "extra_forbidden":
             known = _fields_at(at[:-1], section)
-            yield at, "no such field", "", did_you_mean(str(at[-1]), known) or f"known here: {', '.join(known)}"
+            yield at, f"no such field{_shown_value(first)}", "", did_you_mean(str(at[-1]), known) or f"known here: {', '.join(known)}"
         elif first["type"] == "missing":
             yield at, "missing, and it has no default", "", f"`rewarm recipe {at[0]}` says what it is"
         else:
             wanted = " or ".join(dict.fromkeys(_expected(i) for i in items)).replace(" or expected ", " or ")
-            found = first.get("input")
-            shown = f"found {found!r}" if not isinstance(found, dict | list | BaseModel) else ""
-            yield at, shown, wanted, None
+            yield at, _shown_value(first).removeprefix(": "), wanted, None
+
+
+def _shown_value(item: Any) -> str:
+    """`: found '1 %'`, or nothing for what would fill the screen."""
+    found = item.get("input")
+    return "" if isinstance(found, dict | list | BaseModel) else f": found {found!r}"
 
 
 def _expected(item: Any) -> str:

@@ -103,6 +103,14 @@ SMALL_TEXT = 4_000_000
 """Bytes of new text below which its tokens are counted before anything else is done: too little text should be said at once."""
 
 
+def little_text(house: House) -> bool:
+    """Whether the new text's files are so small that their tokens will be counted before anything else is done."""
+    from rewarm.corpus.plan import source_files
+
+    new = [(i, source) for i, source in enumerate(house.recipe.corpus.sources) if source.role == "new"]
+    return sum(file.bytes for i, source in new for file in source_files(source, house.root, f"corpus.sources[{i}]")) <= SMALL_TEXT
+
+
 def check_text(house: House, base: ModelAt, corpus: Corpus) -> None:
     """Stops before the vocabulary if the new text is too little for one step even in the base's (longer) tokens."""
     from rewarm.tokens.enough import check_enough

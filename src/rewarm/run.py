@@ -16,7 +16,7 @@ from rewarm import rooms
 from rewarm.atomic import read_json, write_atomic, write_json
 from rewarm.console import Console
 from rewarm.corpus.read_back import Corpus, open_corpus
-from rewarm.planning import check_recipe
+from rewarm.planning import check_guard, check_recipe
 from rewarm.recipe import Loaded
 from rewarm.report.page import report_page
 from rewarm.rooms import House
@@ -45,9 +45,12 @@ def _stages(house: House, console: Console, until: str | None, notes: tuple[str,
     if until != "vocab":
         rooms.device_of(house.recipe)
     base = rooms.base_stage(house)
+    if not rooms.little_text(house):  # else the corpus takes seconds, and that the text is too little should be said first
+        check_guard(house.recipe)
     corpus_done = rooms.corpus_stage(house)
     corpus = open_corpus(corpus_done.folder)
     rooms.check_text(house, base, corpus)
+    check_guard(house.recipe)
     vocab_done, start = rooms.vocab_stage(house, base, corpus_done, corpus)
     if until == "vocab":
         _ended(console, "model with the extended tokenizer", start.folder)

@@ -96,8 +96,9 @@ def sentence(summary: dict[str, Any]) -> list[str]:
 
 def show_summary(summary: dict[str, Any], console: Console, warnings: list[str]) -> None:
     console.out.print()
-    console.out.print(table_of(summary))
-    console.out.print()
+    if summary["texts"]:
+        console.out.print(table_of(summary))
+        console.out.print()
     for line in sentence(summary):
         console.say(line)
     for note in summary.get("notes", []):

@@ -20,7 +20,8 @@ NOTES = (
 
 def run_demo(overrides: list[str], out: Path, console: Console) -> dict[str, Any] | None:
     """Fetches the pinned files into the user's cache and runs the recipe on them in folder `out`; returns the summary."""
-    assets = fetch(None, console)
     with as_file(files("rewarm.demo") / "recipe.yaml") as recipe:
+        load_recipe(recipe, overrides)  # a mistyped override is told before 150 MB are fetched
+        assets = fetch(None, console)
         loaded = load_recipe(recipe, overrides, root=assets.folder)
     return run_recipe(loaded, out, console, notes=NOTES)
