@@ -681,6 +681,15 @@ def test_evaluate_says_what_it_cannot_use(refused, arguments, parts):
     assert all(part in said for part in parts), said
 
 
+def test_a_home_that_cannot_be_written_stops_no_measurement(place, tmp_path, monkeypatch):
+    """Scores of a base are kept in the user's cache, which many containers do not have."""
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("REWARM_CACHE", str(tmp_path / "home" / "cache"))
+    text = write_jsonl(tmp_path / "x.jsonl", documents(ENGLISH, 20_000, 8))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")  # nor does a terminal that cannot show the text's name
+    assert "l\\u1eddi: " in rewarm("evaluate", "base", "--text", f"lời={text}", "--max-mb", "0.005", "--prefix", "none", cwd=place).out
+
+
 def test_a_texts_name_is_no_markup(place, tmp_path):
     """`[/x]` in a name once closed a tag of the table that nobody had opened."""
     text = write_jsonl(tmp_path / "x.jsonl", documents(ENGLISH, 20_000, 9))

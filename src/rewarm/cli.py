@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -186,6 +187,8 @@ def main() -> None:
     # libgomp's threads spin while they wait for each other; where anything else runs on the machine that costs a factor of eight
     # (measured on 2 cores beside one busy process), and waiting asleep costs nothing. Read when torch is loaded; a user's setting wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a run at its first Vietnamese line
     signals.install()
     debug = "--debug" in sys.argv[1:]
     if debug:

@@ -56,7 +56,8 @@ class Measurement:
             raise UserError("there is no text to measure on", where="evaluate", fix="give at least one text")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.base, self.out, self.reporter, self.texts = find_folder(base), out, reporter, list(texts)
-        self.cache = store.user_cache() if cache is None else cache
+        cache = store.user_cache() if cache is None else cache
+        self.cache = cache if store.usable(cache) else out / "scores"
         self.limit = max_bytes(cfg, self.device) if limit is None else limit
         self.documents = {text.name: prepare(text, self.limit) for text in texts}
         self.warnings = list(_doubts(self.texts, self.documents))

@@ -38,6 +38,15 @@ def user_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "rewarm" / "scores"
 
 
+def usable(cache: Path) -> bool:
+    """Whether files can be kept there: a home that cannot be written, as in many containers, must not stop a measurement."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(cache, os.W_OK | os.X_OK)
+
+
 def weights_sha256(folder: Path) -> str:
     """Of the safetensors files of a model, by name and content."""
     files = sorted(folder.glob("*.safetensors"))
