@@ -73,7 +73,7 @@ def test_the_loss_sums_in_fp32_over_16_bit_products(chunk):
     labels = torch.randint(5000, (1000,), generator=generator, device=GPU)
 
     def run(function, dtype: torch.dtype, **extra: object) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
-        hidden, head = x.to(dtype).requires_grad_(), w.to(dtype).requires_grad_()
+        hidden, head = (tensor.detach().clone().to(dtype).requires_grad_() for tensor in (x, w))
         loss, nll = function(hidden, head, labels, **extra)
         loss.backward()
         return [loss.detach(), nll, hidden.grad, head.grad]
