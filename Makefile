@@ -52,6 +52,7 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/threads.py
 
 docs: $(STAMP)
 	$(PY) -m rewarm.reference docs/reference.md

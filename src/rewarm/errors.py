@@ -1,15 +1,13 @@
-"""What can go wrong, in the four ways that a command tells apart, and the exit code of each.
+"""What can go wrong, and the exit code of each: the same for every command.
 
-0 done, 1 failed (our fault or the machine's), 2 the user can fix it, 3 over the forgetting budget, 4 stopped because
-the budget cannot be met, 130 stopped by a signal with a checkpoint.
+0 done, 1 failed (our fault or the machine's), 2 the user can fix it, 130 stopped by a signal with a checkpoint. 3 and 4 are kept for a
+forgetting budget.
 """
 
 from __future__ import annotations
 
 EXIT_FAILED = 1
 EXIT_USER = 2
-EXIT_OVER_BUDGET = 3
-EXIT_INFEASIBLE = 4
 EXIT_STOPPED = 130
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -107,10 +106,3 @@ def show_summary(summary: dict[str, Any], console: Console, warnings: list[str])
         console.say(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''} on the way:")
         for text in dict.fromkeys(warnings):
             console.say(f"  - {text}")
-
-
-def load_summary(run: Path) -> dict[str, Any] | None:
-    from rewarm.atomic import read_json
-
-    path = run / "summary.json"
-    return read_json(path) if path.is_file() else None

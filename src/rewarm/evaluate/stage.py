@@ -186,24 +186,6 @@ def _write_documents(path: Path, scores: Mapping[str, Mapping[str, DocScores]]) 
         pq.write_table(pa.concat_tables(tables), file, compression="zstd")
 
 
-def score_folder(
-    cfg: EvaluateRecipe,
-    base: Path,
-    model: Path,
-    texts: Sequence[TextRef],
-    out: Path,
-    reporter: Reporter,
-    *,
-    device: str | None = None,
-    cache: Path | None = None,
-) -> dict[str, DocScores]:
-    """One model's scores by text, under the protocol that is chosen on `base` and holds for both; `out/scores` keeps them."""
-    measure = Measurement(cfg, base, [model], texts, out, reporter, device=device, cache=cache)
-    folder = find_folder(model)
-    with measure.model(folder) as lazy:
-        return measure.score(folder.name, folder, lazy)
-
-
 def score_change(
     cfg: EvaluateRecipe,
     base: Path,
