@@ -1,6 +1,6 @@
 """Claim: in the few minutes of the demo, few new tokens and small steps teach most.
 
-Method   the demo's recipe at a fixed number of tokens in fp32, once a setting (seed 0); held-out halves as in the demo, alpha by mixing back.
+Method   the demo's recipe at a fixed number of tokens in fp32, once a setting (seed 0); held-out halves and mixing back as in the demo.
          On a GPU only because it is quicker: the arithmetic is that of the demo on a CPU
 Output   benchmarks/results/demo_sweep.json, system rewarm, case = the settings
 """
