@@ -184,8 +184,8 @@ def main() -> None:
     from rewarm import signals
     from rewarm.errors import EXIT_FAILED, EXIT_STOPPED, Stopped, UserError
 
-    # libgomp's threads spin while they wait for each other; beside one busy process that costs a factor of 1.6, waiting asleep costs 4 % of a
-    # quiet machine (benchmarks/threads.py). Read when torch is loaded; a user's setting wins.
+    # libgomp's threads spin while they wait for each other: beside one busy process that costs a factor of 1.6; waiting asleep costs 4 % of
+    # a quiet machine (benchmarks/threads.py). Read when torch is loaded; a user's setting wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a run at its first Vietnamese line
