@@ -99,14 +99,18 @@ def _until(recipe: Path, overrides: list[str] | None, out: str | None, last: str
 
 
 @app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """What a run will do: tokens, memory, schedule, mixture. Trains nothing, writes nothing."""
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="no measurement: neither time nor memory")] = False,
+) -> None:
+    """What a run will do: tokens, steps, time, memory, schedule, mixture. Takes a few steps to measure; trains nothing, writes nothing."""
     from rewarm.console import Console
     from rewarm.plan import plan_recipe, show_plan
     from rewarm.recipe import load_recipe
 
     console = Console()
-    show_plan(plan_recipe(load_recipe(recipe, overrides or []), console), console)
+    show_plan(plan_recipe(load_recipe(recipe, overrides or []), console, measured=not quick), console)
 
 
 @app.command()

@@ -26,6 +26,14 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}".strip()
 
 
+def duration(seconds: float) -> str:
+    """`8 s`, `6.5 min`, `3.2 h`: two figures, for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
 class Console:
     """Prints for people: lines and warnings to stderr-free stdout, bars where stdout is a terminal."""
 

@@ -1,7 +1,7 @@
 """`rewarm plan`: what a run will do, before anything is trained or written: text, tokens, steps, mixture, schedule, memory.
 
 Tokens are counted exactly where a source is small, else from its first megabytes; with a vocabulary extension the run reads fewer tokens
-than the base's tokenizer gives, which is said and not guessed.
+than the base's tokenizer gives, which is said and not guessed. Time and memory come from a few real steps (`rewarm.measuring`).
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from rewarm.console import Console, quantity
+from rewarm.console import Console, duration, quantity
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.read import Tally, read_file
+from rewarm.forecast import Forecast, TextSize, forecast
+from rewarm.measuring import Measured, SampleText, measure
 from rewarm.planning import Lengths, check_guard, check_recipe, lengths, replay_share
-from rewarm.recipe import Loaded
+from rewarm.progress import Silent
+from rewarm.recipe import Loaded, Recipe
 from rewarm.rooms import checked_base, device_of, length_is_set
 from rewarm.tokens.enough import check_enough
 from rewarm.tokens.positions import check_row_tokens, positions_of
 from rewarm.train.schedule import auto_lr, lr_factor, warmup_steps
 
 SAMPLE_BYTES = 2_000_000
-STATE_BYTES = {"fp32": 16, "mixed": 16}
-"""Bytes a parameter: fp32 weights, gradients and two moments, in both modes."""
-EAGER_BYTES_A_TOKEN = 20_000
-"""Bytes a token, layer and 576 of width that eager fp32 keeps for the backward pass (measured at 135M: 2.63 MB a token)."""
+GUESSED_TOKENS = 8_000
+"""New tokens that time and memory are measured with where `vocab.size` is `auto`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class SourcePlan:
     bytes: int
     tokens: int
     exact: bool
+    sample: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,23 @@ class Plan:
     lengths: Lengths
     lr: float
     device: str
-    memory_gib: float
+    measured: Measured | None
+    forecast: Forecast | None
     notes: list[str] = field(default_factory=list)
     schedule: list[tuple[int, float]] = field(default_factory=list)
 
 
-def plan_recipe(loaded: Loaded, console: Console) -> Plan:
-    """Looks at base and text and derives the run; raises UserError for whatever would stop it."""
+def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> Plan:
+    """Looks at base and text and derives the run; raises UserError for whatever would stop it. measured: also takes a few training steps,
+    for time and memory."""
     recipe, root = loaded.recipe, loaded.root
     check_recipe(recipe)
-    with tempfile.TemporaryDirectory() as scratch:
-        base = _base(loaded, Path(scratch))
-        encode = base.pop("encode")
-        sources = []
-        for i, source in enumerate(recipe.corpus.sources):
-            with console.bar(source.name, None, "documents"):
-                sources.append(_look(source, source_files(source, root, f"corpus.sources[{i}]"), encode))
+    base = _base(loaded)
+    encode = base.pop("encode")
+    sources = []
+    for i, source in enumerate(recipe.corpus.sources):
+        with console.bar(source.name, None, "documents"):
+            sources.append(_look(source, source_files(source, root, f"corpus.sources[{i}]"), encode))
     new = [s for s in sources if s.role == "new"]
     old = [s for s in sources if s.role == "replay" and s.documents]
     replay, why = replay_share(recipe.mixture, [set(s.languages) for s in new], [set(s.languages) for s in old])
@@ -93,18 +97,66 @@ def plan_recipe(loaded: Loaded, console: Console) -> Plan:
     steps = plan.steps or 0
     marks = sorted({0, warmup_steps(recipe.train, steps), steps // 4, steps // 2, 3 * steps // 4, steps - 1}) if steps else []
     schedule = [(s, lr * lr_factor(s, recipe.train, steps)) for s in marks if 0 <= s < steps]
-    micro = _micro_tokens(recipe, plan, device)
-    memory = (base["parameters"] * STATE_BYTES["fp32"] + micro * base["layers"] * base["width"] / 576 * EAGER_BYTES_A_TOKEN * 4.4) / 2**30
-    return Plan(base, sources, replay, why, plan, float(lr), device, round(memory + 0.6, 1), notes, schedule)
+    timed, ahead = _measured(loaded, sources, plan, replay, device, console) if measured else (None, None)
+    return Plan(base, sources, replay, why, plan, float(lr), device, timed, ahead, notes, schedule)
 
 
-def _micro_tokens(recipe: Any, plan: Lengths, device: str) -> int:
-    from rewarm.train.plan import micro_rows_at_most
+def _measured(
+    loaded: Loaded, sources: list[SourcePlan], size: Lengths, replay: float, device: str, console: Console
+) -> tuple[Measured, Forecast]:
+    """Times a few steps of the real base on the sampled text, and what follows for the run."""
+    from rewarm.evaluate.probe import PROBE_BYTES  # late: torch takes seconds to load
 
-    return micro_rows_at_most(recipe.train, plan.batch_rows, recipe.tokens.row_tokens, device) * recipe.tokens.row_tokens
+    recipe = loaded.recipe
+    new = _new_tokens(recipe)
+    with tempfile.TemporaryDirectory(prefix="rewarm-plan-") as scratch:
+        begin = time.perf_counter()
+        if recipe.model.gguf is not None:
+            from rewarm.model.gguf_base import convert_gguf
+
+            folder = Path(scratch) / "base"
+            with console.bar("reading the base", None, "tensors"):
+                convert_gguf(loaded.root / recipe.model.gguf, folder, Silent())
+        else:
+            folder, _ = checked_base(recipe, loaded.root)
+        convert = time.perf_counter() - begin
+        console.say("measuring a few training steps ...")
+        samples = [SampleText(s.name, s.role, list(s.sample)) for s in sources]
+        timed = measure(recipe, folder, new, samples, size, replay)
+    minutes = recipe.train.max_minutes
+    steps = size.steps if size.steps is not None else round(60 * (minutes or 0) / timed.step)
+    ahead = forecast(
+        timed, steps, _text_sizes(loaded, sources, device), convert=convert, extend=recipe.vocab.extend is not False, shorter=1.0,
+        mixback=recipe.keep.mixback == "auto", max_minutes=minutes, probe=PROBE_BYTES[device],
+        probes=0 if recipe.train.probe_every == "off" else 2,
+    )  # fmt: skip
+    return timed, ahead
 
 
-def _base(loaded: Loaded, scratch: Path) -> dict[str, Any]:
+def _new_tokens(recipe: Recipe) -> int:
+    """Vocabulary rows that the run will add, or may add."""
+    if recipe.vocab.extend is False:
+        return 0
+    return recipe.vocab.size if recipe.vocab.size != "auto" else min(GUESSED_TOKENS, recipe.vocab.max_size)
+
+
+def _text_sizes(loaded: Loaded, sources: list[SourcePlan], device: str) -> list[TextSize]:
+    from rewarm.evaluate.protocol import MAX_MB
+
+    cfg, evaluate = loaded.recipe.corpus.heldout, loaded.recipe.evaluate
+    most = 1e6 * (MAX_MB[device] if evaluate.max_mb == "auto" else evaluate.max_mb)
+    sizes = []
+    for s in sources:
+        held = min(max(cfg.share * s.bytes, cfg.min_mb * 1e6), cfg.max_mb * 1e6, s.bytes / 10)
+        half = round(min(held / 2, most))
+        sizes.append(TextSize(s.role, s.bytes, half, half))
+    for text in evaluate.texts:
+        size = (loaded.root / Path(text.path).expanduser()).stat().st_size
+        sizes.append(TextSize("new" if text.role == "new" else "replay", 0, 0, round(min(size, most))))
+    return sizes
+
+
+def _base(loaded: Loaded) -> dict[str, Any]:
     """Name, parameters, layers, width and positions of the base, and its encoder; weights are not read."""
     from tokenizers import Tokenizer
 
@@ -177,7 +229,20 @@ def _look(source: Any, files: list[Any], encode: Any) -> SourcePlan:
     tokens = encode(texts) if texts else 0
     scale = 1.0 if exact else max(1.0, whole / max(1, size))
     documents, size_bytes, tokens = round(len(texts) * scale), round(taken * scale), round(tokens * scale)
-    return SourcePlan(source.name, source.role, list(source.languages), len(files), documents, size_bytes, tokens, exact)
+    return SourcePlan(source.name, source.role, list(source.languages), len(files), documents, size_bytes, tokens, exact, tuple(texts))
+
+
+def _show_measured(plan: Plan, console: Console) -> None:
+    """Time and memory, or that they were not asked for."""
+    timed, ahead = plan.measured, plan.forecast
+    if timed is None or ahead is None:
+        console.say(f"Device: {plan.device}; time and memory were not measured (--quick)")
+        return
+    where = "GPU memory" if plan.device == "cuda" else "memory"
+    console.say(f"Device: {plan.device}, {timed.precision}; {where} about {timed.memory_gib:.1f} GiB, {timed.micro_rows:,} rows at once")
+    speed = plan.lengths.step_tokens / timed.step
+    console.say(f"Time: about {duration(ahead.total)} in all; {timed.step:.3g} s a step, {quantity(speed, 'tokens')}/s (measured)")
+    console.say("  " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in ahead.stages.items()))
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -216,7 +281,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         console.say("Rate: " + ", ".join(f"step {s:,} {rate:.2g}" for s, rate in plan.schedule))
     else:
         console.say(f"Rate: peak {plan.lr:g}")
-    console.say(f"Device: {plan.device}; memory about {plan.memory_gib:.1f} GiB")
+    _show_measured(plan, console)
     for note in plan.notes:
         console.warn(note)
     console.say("Nothing was trained or written.")

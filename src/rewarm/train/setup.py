@@ -15,7 +15,7 @@ from rewarm.errors import UserError
 from rewarm.model.batch import RowBatch, form_for
 from rewarm.model.gates import run_gates
 from rewarm.model.hooks import Method, Stack
-from rewarm.model.load import load_base
+from rewarm.model.load import Base, load_base
 from rewarm.model.loss import CausalLMLoss
 from rewarm.model.precision import choose_precision
 from rewarm.progress import Reporter
@@ -83,10 +83,27 @@ def set_up(
 ) -> Setup:
     """Loads the model, runs the gates, writes `kernels.json`. UserError or MachineError if this model cannot be trained here."""
     device = choose_device(cfg.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # an earlier run of this process is not this one's peak
+    return prepare(load_base(model_dir, device), cfg, mixture, batch_of, new_rows, true_vocab, methods, out, reporter)
+
+
+def prepare(
+    base: Base,
+    cfg: TrainRecipe,
+    mixture: RowSource,
+    batch_of: Callable[[int], RowBatch],
+    new_rows: tuple[int, int] | None,
+    true_vocab: int | None,
+    methods: Sequence[Method],
+    out: Path,
+    reporter: Reporter,
+) -> Setup:
+    """`set_up` for a model that is loaded already."""
+    device = base.family.embedding.weight.device
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call, and torch refuses without it
     torch.use_deterministic_algorithms(cfg.deterministic)
-    base = load_base(model_dir, device)
     stack = Stack(methods)
     stack.build(base.model, base.family)
     precision = choose_precision(cfg.precision, device)
