@@ -237,6 +237,24 @@ def test_plan_says_what_will_be_done_and_writes_nothing(place):
     assert "Nothing was trained or written." in said and sorted(place.rglob("*")) == before
 
 
+def test_a_source_of_another_language_is_noticed_before_the_run_and_in_it(place, tmp_path):
+    """A third of English in what is called Vietnamese teaches the wrong thing for hours: plan and corpus say how much it is."""
+    vietnamese, english = documents(VIETNAMESE, 60_000, 5), documents(ENGLISH, 30_000, 6)
+    write_jsonl(tmp_path / "a.jsonl", vietnamese)
+    write_jsonl(tmp_path / "b.jsonl", english)
+    sources = "[{name: vi, paths: ['*.jsonl'], languages: [vi], licence: MIT}]"
+    (tmp_path / "mixed.yaml").write_text(f"{{model: {{base: {place / 'base'}}}, corpus: {{sources: {sources}}}, vocab: {{extend: false}}}}")
+    letters = {name: sum(map(str.isalpha, "".join(texts))) for name, texts in (("vi", vietnamese), ("en", english))}
+    share = letters["en"] / sum(letters.values())
+    wanted = f"source `vi`: {share:.0%} of its text does not look like vi: mostly Latin letters without Vietnamese marks, as in English"
+    for command in (["plan", "mixed.yaml", "--quick"], ["corpus", "mixed.yaml", "--out", "run"]):
+        assert wanted in " ".join(rewarm(*command, cwd=tmp_path).out.split())
+    folder = only(tmp_path / "run", "corpus-*")
+    assert json.loads((folder / "other_language.jsonl").read_text().splitlines()[0])["text"][:20] in "".join(english)
+    assert wanted in (folder / "report.md").read_text()
+    assert "does not look like" not in rewarm("plan", "mixed.yaml", "corpus.sources[0].languages=[vi,en]", "--quick", cwd=tmp_path).out
+
+
 def test_evaluate_compares_two_models(house, place, tmp_path):
     model = str(house.folder / house.summary["model"])
     texts = ["--text", "old=old.txt", "--text", f"new={write_jsonl(tmp_path / 'văn bản.jsonl', documents(VIETNAMESE, 30_000, 7))}"]

@@ -17,6 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from rewarm.console import Console, duration, quantity
+from rewarm.corpus.language import look, told
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.read import Tally, read_file
 from rewarm.forecast import Forecast, TextSize, forecast
@@ -30,13 +31,15 @@ from rewarm.tokens.positions import check_row_tokens, positions_of
 from rewarm.train.schedule import auto_lr, lr_factor, warmup_steps
 
 SAMPLE_BYTES = 2_000_000
+SAMPLE_FILES = 16
 GUESSED_TOKENS = 8_000
 """New tokens that time and memory are measured with where `vocab.size` is `auto`."""
 
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source as it lies there. tokens: of the base's tokenizer, end tokens included; `exact` if all of it was read."""
+    """A source as it lies there. tokens: of the base's tokenizer, end tokens included; `exact` if all of it was read. wrong: how much does
+    not look like its languages, in words; None if little."""
 
     name: str
     role: str
@@ -47,6 +50,7 @@ class SourcePlan:
     tokens: int
     exact: bool
     sample: tuple[str, ...] = field(default=(), repr=False)
+    wrong: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> P
     check_guard(recipe)
     lr = recipe.train.lr if recipe.train.lr != "auto" else auto_lr(base["parameters"])
     notes = [x for x in (repeats, check_row_tokens(base["positions"], row)) if x]
+    notes += [f"source `{s.name}`: {s.wrong}{'' if s.exact else ' (as far as it was looked at)'}" for s in sources if s.wrong]
     if recipe.vocab.extend is not False:
         shorter = "" if length_is_set(recipe) else ", so the run will be shorter than this"
         notes.append(f"tokens are the base's; the extended tokenizer will need fewer for the new text{shorter}")
@@ -226,10 +231,27 @@ def _look(source: Any, files: list[Any], encode: Any) -> SourcePlan:
             taken += len(row.text.encode())
         # of a file that was not read to its end we know only the share of its text that a ratio of bytes would give: taken as its bytes
         size += file.path.stat().st_size if exact else min(file.path.stat().st_size, taken - before)
+    wrong = told(look(texts if exact or len(files) == 1 else _beginnings(source, files), source.languages), source.languages)
     tokens = encode(texts) if texts else 0
     scale = 1.0 if exact else max(1.0, whole / max(1, size))
     documents, size_bytes, tokens = round(len(texts) * scale), round(taken * scale), round(tokens * scale)
-    return SourcePlan(source.name, source.role, list(source.languages), len(files), documents, size_bytes, tokens, exact, tuple(texts))
+    return SourcePlan(
+        source.name, source.role, list(source.languages), len(files), documents, size_bytes, tokens, exact, tuple(texts), wrong
+    )  # fmt: skip
+
+
+def _beginnings(source: Any, files: list[Any]) -> list[str]:
+    """The beginnings of files spread over the source, as long together as the sample: a language may change from file to file."""
+    picked = [files[i * len(files) // SAMPLE_FILES] for i in range(SAMPLE_FILES)] if len(files) > SAMPLE_FILES else files
+    texts: list[str] = []
+    for file in picked:
+        left = SAMPLE_BYTES // len(picked)
+        for row in read_file(file, source, Tally()):
+            texts.append(row.text[:left])
+            left -= len(row.text)
+            if left <= 0:
+                break
+    return texts
 
 
 def _show_measured(plan: Plan, console: Console) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rewarm.corpus.language import look, told
 from rewarm.corpus.recipe import CorpusRecipe, Heldout, Source
 from rewarm.corpus.stage import corpus_stage
 from rewarm.progress import Silent
@@ -93,3 +94,37 @@ def test_pages_that_are_utf8_are_read_and_the_others_are_rejected(dirty):
         if t["kind"][0] in ("txt_bom", "txt_crlf", "txt_cr"):
             assert kept[t["kind"][0]] == t["clean"]
     assert kept["txt_utf8"] and kept["long_line"] and not kept["legacy_encoding"] and not kept["binary"]
+
+
+LANGUAGES = {
+    "vi_wiki": "vi", "vi_law": "vi", "vi_docs": "vi", "en_openstax": "en", "en_factbook": "en", "en_novels": "en", "zh": "zh", "ja": "ja",
+    "ko": "ko",
+}  # fmt: skip
+
+
+def opening(name: str, letters: int) -> list[str]:
+    """The first documents of a training file, about so many characters."""
+    out: list[str] = []
+    for text in pq.read_table(DATA / "train" / f"{name}.parquet", columns=["text"]).column("text").to_pylist():
+        if letters <= 0:
+            break
+        out.append(text)
+        letters -= len(text)
+    return out
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_clean_text_is_not_said_to_be_in_another_language(name):
+    """Manuals hold code, articles hold names and formulas: a warning there would be cried wolf."""
+    looks = look(opening(name, 2_000_000), [LANGUAGES[name]])
+    assert looks.letters > 100_000 and looks.share < 0.06 and told(looks, [LANGUAGES[name]]) is None
+
+
+def test_a_third_of_english_in_vietnamese_is_found():
+    """As documents of their own, and as paragraphs between the Vietnamese ones."""
+    vietnamese, english = opening("vi_wiki", 1_000_000), opening("en_openstax", 500_000)
+    paragraphs = [line for text in english for line in text.split("\n") if len(line) > 80]
+    each = -(-len(paragraphs) // len(vietnamese))
+    woven = ["\n".join([text, *paragraphs[i * each : (i + 1) * each]]) for i, text in enumerate(vietnamese)]
+    for texts in ([*vietnamese, *english], woven):
+        assert look(texts, ["vi"]).share == pytest.approx(1 / 3, abs=0.05)

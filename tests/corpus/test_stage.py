@@ -293,7 +293,10 @@ def test_warnings_name_what_cannot_be_measured_or_looks_wrong(root, tmp_path):
     source = Source(name="few", paths=["few*.jsonl"], id_field="id", languages=["vi"])
     corpus_stage(recipe(sources=[source]), root, tmp_path / "out", said)
     text = "\n".join(said.warnings)
-    assert "100% of its documents do not look like vi" in text and "fewer than 10 documents" in text
+    assert "100% of its text does not look like vi: mostly Latin letters" in text and "fewer than 10 documents" in text
+    shown = [json.loads(line) for line in (tmp_path / "out/other_language.jsonl").read_text().splitlines()]
+    assert [entry["source"] for entry in shown] == ["few"] * 5 and "This is English" in shown[0]["text"]
+    assert json.loads((tmp_path / "out/corpus.json").read_text())["sources"][0]["letters_other_language"] > 200
     assert "ids of 4 document(s)" in text and "few-empty.jsonl" in text and "licence unknown" in text
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rewarm.atomic import open_atomic, read_json, write_json
-from rewarm.corpus.language import judge
+from rewarm.corpus.language import Looks, blocks, judge
 from rewarm.corpus.normalise import normalise
 from rewarm.corpus.plan import Task
 from rewarm.corpus.read import read_file
@@ -33,6 +34,8 @@ BATCH_CHARS = 2_000_000
 """Characters of text in memory at a time; also about a row group of a part."""
 ALWAYS_TOLERATED = 10
 """So many broken rows never stop a run."""
+OTHER_LANGUAGE = "other_language"
+"""Samples of text that was kept, and looks like another language than the source's."""
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("hi", pa.uint64()), ("lo", pa.uint64()), ("ord", pa.uint64()), ("bytes", pa.int64())]
@@ -73,7 +76,7 @@ def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str, at: Callabl
         return known
     source = cfg.sources[task.source]
     tally, changed, dropped, samples = Tally(), Counter[str](), Counter[str](), Samples()
-    judged = other = 0
+    looks = Looks()
     empty: list[str] = []
     with open_atomic(paths.table) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd", compression_level=1) as writer:
         for rows in _batches(task, source, tally, empty):
@@ -98,9 +101,13 @@ def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str, at: Callabl
                 if reason == "short" and samples.wanted(reason, rank):
                     entry = {"id": document_id(source, name, row), "source": source.name, "chars": len(text), "text": shown(text)}
                     samples.add(reason, rank, entry)
-            units = scan(texts)
-            judged_now, other_now = judge(units.scripts, source.languages)
-            judged, other = judged + judged_now, other + other_now
+            pieces = [blocks(text) for text in texts]
+            counts = np.array([len(of_text) for of_text in pieces], np.int64)
+            scanned = scan([block for of_text in pieces for block in of_text])
+            found, other = judge(scanned.scripts, source.languages)
+            looks += found
+            _sample_other(samples, source, ids, pieces, counts, other)
+            units = scanned.joined(counts)
             hashes = content_hashes(units, texts) if texts else np.zeros((0, 2), np.uint64)
             orders = np.array([order_of(i) for i in ids], np.uint64)
             if ids:
@@ -108,10 +115,22 @@ def read_task(task: Task, cfg: CorpusRecipe, folder: Path, key: str, at: Callabl
     facts = {
         "key": key, "source": source.name, "rows": tally.rows, "rejected": tally.rejected, "rejects": [asdict(r) for r in tally.rejects],
         "left_out_chars": tally.left_out_chars, "empty_files": empty, "normalised": dict(sorted(changed.items())),
-        "counts": dict(sorted(dropped.items())), "judged": judged, "other_language": other, "samples": samples.as_dict(),
+        "counts": dict(sorted(dropped.items())), "looks": asdict(looks), "samples": samples.as_dict(),
     }  # fmt: skip
     write_json(paths.facts, facts)
     return facts
+
+
+def _sample_other(
+    samples: Samples, source: Source, ids: list[str], pieces: list[list[str]], counts: NDArray[np.int64], other: NDArray[np.bool_]
+) -> None:
+    """Keeps the first block in another language of some documents, so that somebody can see what it is."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    for number in np.unique(owner[other]).tolist():
+        rank = order_of(ids[number])
+        if samples.wanted(OTHER_LANGUAGE, rank):
+            block = next(b for b, mine in zip(pieces[number], other[owner == number]) if mine)
+            samples.add(OTHER_LANGUAGE, rank, {"id": ids[number], "source": source.name, "text": shown(block.strip())})
 
 
 def _batches(task: Task, source: Source, tally: Tally, empty: list[str]) -> Iterator[list[tuple[str, Row]]]:

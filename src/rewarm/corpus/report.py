@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rewarm.corpus.language import Looks, told
 from rewarm.corpus.recipe import CorpusRecipe, Source
 
 STEPS = ("read", "empty", "short", "exact_duplicate", "heldout", "contaminated", "kept")
@@ -27,8 +28,7 @@ class SourceFacts:
     rejected: int
     left_out_chars: int
     normalised: dict[str, int]
-    judged: int
-    other_language: int
+    looks: Looks
     shards: tuple[str, ...]
     unchecked: int
 
@@ -52,10 +52,8 @@ def warnings(facts: SourceFacts, empty_files: Sequence[str], repeated_ids: int, 
         out.append(f"{name}: ids of {repeated_ids:,} document(s) are used more than once; all are kept")
     if facts.source.licence is None:
         out.append(f"{name}: licence unknown; set `licence` if you know it, as a published model needs it")
-    if facts.judged and facts.other_language > 0.2 * facts.judged:
-        share = facts.other_language / facts.judged
-        said = " or ".join(facts.source.languages)
-        out.append(f"{name}: {share:.0%} of its documents do not look like {said}; nothing was dropped for that")
+    if wrong := told(facts.looks, facts.source.languages):
+        out.append(f"{name}: {wrong}; nothing was dropped for that, examples are in other_language.jsonl")
     survivors = facts.steps["contaminated"][0] + facts.steps["kept"][0]
     if facts.steps["contaminated"][0] > 0.3 * survivors:
         share = facts.steps["contaminated"][0] / survivors
@@ -99,8 +97,8 @@ def report(facts: Sequence[SourceFacts], warned: Sequence[str], cfg: CorpusRecip
     counts += [["characters of headings left out of statutes", *(f.left_out_chars for f in facts)]]
     kinds = sorted({kind for f in facts for kind in f.normalised})
     counts += [[f"changed: {kind.replace('_', ' ')}", *(f.normalised.get(kind, 0) for f in facts)] for kind in kinds]
-    counts += [["documents judged by script", *(f.judged for f in facts)]]
-    counts += [["of these, another language", *(f.other_language for f in facts)]]
+    counts += [["letters whose language was judged by script", *(f.looks.letters for f in facts)]]
+    counts += [["of these, in text that looks like another language", *(f.looks.other for f in facts)]]
     out += _table(["", *names], counts)
     out += ["", "`nfc` counts documents, the other changes count places.", "", "## To look at", ""]
     out += [f"- {line}" for line in warned] or ["Nothing."]

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from rewarm.atomic import read_json, write_atomic, write_json
 from rewarm.corpus.decide import Columns, choose_heldout, copies, repeated_ids
 from rewarm.corpus.decontaminate import NgramIndex, build_index
-from rewarm.corpus.parts import bad_rows_allowed, finished, read_task, told, too_many_bad
+from rewarm.corpus.language import Looks
+from rewarm.corpus.parts import OTHER_LANGUAGE, bad_rows_allowed, finished, read_task, told, too_many_bad
 from rewarm.corpus.plan import Task, plan
 from rewarm.corpus.recipe import CorpusRecipe
 from rewarm.corpus.report import SourceFacts, data_card, funnel, report, warnings
@@ -36,14 +37,15 @@ from rewarm.errors import UserError
 from rewarm.progress import Reporter
 from rewarm.signals import check_stop
 
-FORMAT = 1
+FORMAT = 2
 
 
 def corpus_stage(cfg: CorpusRecipe, root: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Makes the corpus of a recipe in `out`; returns what `corpus.json` holds. Relative paths of the recipe start from `root`.
 
-    Writes docs/<source>/*.parquet, heldout/<source>.parquet, removed/<reason>.jsonl, rejected/<source>.jsonl, report.md, DATACARD.md and,
-    last, corpus.json. The bytes depend on the files and the recipe only. Raises UserError for missing, broken or empty input.
+    Writes docs/<source>/*.parquet, heldout/<source>.parquet, removed/<reason>.jsonl, rejected/<source>.jsonl,
+    other_language.jsonl, report.md, DATACARD.md and, last, corpus.json. The bytes depend on the files and the recipe only. Raises UserError
+    for missing, broken or empty input.
     """
     tasks = plan(cfg, root)
     key = _key(cfg, tasks)
@@ -182,8 +184,7 @@ def _facts(
                 rejected=sum(part["rejected"] for part in mine),
                 left_out_chars=sum(part["left_out_chars"] for part in mine),
                 normalised=dict(normalised),
-                judged=sum(part["judged"] for part in mine),
-                other_language=sum(part["other_language"] for part in mine),
+                looks=sum((Looks(**part["looks"]) for part in mine), Looks()),
                 shards=tuple(shard["file"] for shard in written if shard["file"]),
                 unchecked=unchecked[number],
             )
@@ -242,7 +243,8 @@ def _write_removed(
             if reason == "contaminated":
                 shown["heldout"] = names[int(held[entry["heldout"]])]
             lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
-        write_atomic(out / "removed" / f"{reason}.jsonl", "".join(lines))
+        path = out / f"{reason}.jsonl" if reason == OTHER_LANGUAGE else out / "removed" / f"{reason}.jsonl"  # such text is kept
+        write_atomic(path, "".join(lines))
 
 
 def _record(f: SourceFacts) -> dict[str, Any]:
@@ -252,4 +254,5 @@ def _record(f: SourceFacts) -> dict[str, Any]:
         "heldout": f"heldout/{f.source.name}.parquet" if f.steps["heldout"][0] else None,
         "heldout_documents": f.steps["heldout"][0], "heldout_bytes": f.steps["heldout"][1],
         "rows": f.rows, "rejected": f.rejected, "left_out_chars": f.left_out_chars,
+        "letters_judged": f.looks.letters, "letters_other_language": f.looks.other,
     }  # fmt: skip

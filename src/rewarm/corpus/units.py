@@ -114,6 +114,13 @@ class Units:
     def starts(self) -> I64:
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]]) if len(self.ends) else self.ends
 
+    def joined(self, counts: I64) -> Units:
+        """The same units with the first counts[0] documents as one, the next counts[1] as one, and so on; every count is 1 or more."""
+        if not len(counts):
+            return self
+        last = np.cumsum(counts)
+        return Units(self.hash, self.single, self.ends[last - 1], np.add.reduceat(self.scripts, last - counts, axis=0))
+
 
 def scan(texts: Sequence[str]) -> Units:
     """The units of every text, in order."""
