@@ -385,6 +385,8 @@ CASES: dict[str, Case] = {
     "vocab.rules.repeat_cap": Case(vocab, "200", given=EXTENDED),
     "vocab.min_uses": Case(vocab, "20", given=EXTENDED),
     "vocab.init": Case(vocab, "mean", given=EXTENDED),
+    "vocab.init_output": Case(vocab, "mean", given=EXTENDED, refusal="shares its output rows"),
+    "vocab.check_bits": Case(vocab, "false", given=GUARDED),
     "vocab.pad_to": Case(vocab, "64", given=(*EXTENDED, "vocab.size=40")),
     "vocab.repair_bytes": Case(vocab, "false", given=EXTENDED),
     "vocab.sample_mb": Case(vocab, "1", given=GUARDED),

@@ -8,6 +8,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from rewarm.section import Section
 
+Init = Literal["length_mean", "fvt", "mean", "focus"]
+
 
 class Rules(Section):
     """What a new token may look like. They hold for the result of every merge, so for the tokens on the way to it too."""
@@ -49,9 +51,15 @@ class VocabRecipe(Section):
     min_uses: PositiveInt | Literal["auto"] = "auto"
     """Least expected uses of a new token in the planned training (without a plan: in the counted text); the rarer tail is cut.
     `auto`: one in 100,000 planned tokens, at least 2, at most 200; a size that is given in numbers is then not cut."""
-    init: Literal["length_mean", "mean"] = "length_mean"
-    """First value of a new row: `length_mean` = mean of the rows of its old tokens, weighted by their bytes; `mean` = mean of all trained
-    rows, the same for all (worse: a row must then be learnt from nothing)."""
+    init: Init = "length_mean"
+    """First value of a new row: `length_mean` = mean of the rows of its old tokens, weighted by their bytes; `fvt` = their plain mean;
+    `focus` = mix of the rows of old tokens that the target text uses alike (takes some minutes); `mean` = mean of all trained rows, the
+    same for all (worse: a row must then be learnt from nothing)."""
+    init_output: Literal["same"] | Init = "same"
+    """The same for rows of the output matrix, where the model has one of its own."""
+    check_bits: bool | Literal["auto"] = "auto"
+    """Whether both models are run before anything is saved: logits of old ids must agree, and protected text must cost at most 0.05 bits a
+    byte more than with the base. `auto`: where that takes seconds, below 500 million parameters."""
     pad_to: PositiveInt = 128
     """Rows are padded to a multiple of this (matrix products like round sizes), and are never fewer than the base has."""
     repair_bytes: bool = True

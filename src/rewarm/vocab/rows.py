@@ -1,18 +1,16 @@
-"""Embedding rows for new tokens, written into a model's files by tensor name.
+"""Embedding rows for new tokens, written into a model's files by tensor name and token id.
 
-A new row starts as the mean of the rows of its old tokens, weighted by their bytes: before any training this loses least among the simple
-starts. Which tensors have vocabulary rows is asked of the architecture itself: it is built twice on the meta device, with two vocabulary
-sizes, and the tensors whose shapes differ are the ones.
+Every old row stays as bytes, every new id's row is written, wherever it falls: behind the old matrix or on spare rows the base has. No
+matrix ever shrinks. The files are streamed: not even one vocabulary matrix stands in memory as a whole.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,107 +19,15 @@ from rewarm.atomic import write_json
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base
 from rewarm.vocab.byte_bpe import Extension
+from rewarm.vocab.initialise import Mix, Start, is_reserved, mix_rows, refuse_split_start
 from rewarm.vocab.recipe import VocabRecipe
-from rewarm.vocab.weights import Weights, open_weights, to_bytes, write_changed
+from rewarm.vocab.tensors import VocabTensors, vocab_tensors
+from rewarm.vocab.weights import Replacement, Table, Weights, open_weights, to_bytes, write_changed
 
-_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 _KEPT = (".json", ".jinja", ".txt")
 _STALE = ("tokenizer.model", "tekken.json", "tokenizer.tiktoken", "original")
-
-
-@dataclass(frozen=True)
-class VocabTensors:
-    """The vocabulary-sized tensors of a checkpoint, by their names in it."""
-
-    matrices: tuple[str, ...]
-    """[V, D]: input embedding, output embedding unless it is the same tensor, per-layer embeddings."""
-    biases: tuple[str, ...]
-    """[V]: output bias."""
-    tied: bool
-    """Whether the model uses the input embedding as its output embedding."""
-    rows: int
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return self.matrices + self.biases
-
-
-def vocab_tensors(folder: Path, weights: Weights) -> VocabTensors:
-    """Finds them by building the architecture twice without memory. UserError names a tensor that cannot be extended."""
-    import torch
-    import transformers
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
-        raise UserError(
-            "the weights are quantised (config.json has quantization_config)", where=str(folder), fix="start from the unquantised model"
-        )
-    try:
-        settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"transformers does not know this model: {str(error).splitlines()[0]}", where=str(folder)) from None
-    names = settings.architectures or []
-    kind = getattr(transformers, names[0], None) if names else None
-    kind = kind or transformers.AutoModelForCausalLM._model_mapping.get(type(settings), None)
-    if kind is None:
-        raise UserError(f"no model class for {names or settings.model_type}", where=str(folder), fix="set config.json's `architectures`")
-
-    def built(more: int) -> Any:
-        mine = copy.deepcopy(settings)
-        text = mine.get_text_config()
-        text.vocab_size += more
-        if mine is not text and getattr(mine, "vocab_size", None) is not None:
-            mine.vocab_size += more
-        with torch.device("meta"):
-            return kind._from_config(mine), text.vocab_size
-
-    model, rows = built(0)
-    larger, _ = built(128)
-    shapes = dict(larger.named_parameters(remove_duplicate=False)) | dict(larger.named_buffers())
-    parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    output = model.get_output_embeddings()
-    tied = output is not None and output.weight is model.get_input_embeddings().weight
-    matrices, biases, known = [], [], set()
-    for name, tensor in parameters.items():
-        stored = _stored_name(name, weights, getattr(model, "base_model_prefix", ""))
-        if stored is None:
-            continue
-        known.add(stored)
-        if shapes[name].shape == tensor.shape:
-            continue
-        entry = weights.entries[stored]
-        if tuple(entry.shape) != tuple(tensor.shape):
-            raise UserError(
-                f"tensor `{stored}` is {list(entry.shape)}, but config.json asks for {list(tensor.shape)}",
-                where=str(entry.file),
-                fix="mend vocab_size in config.json",
-            )
-        if tensor.dim() == 2 and tensor.shape[0] == rows:
-            matrices.append(stored)
-        elif tensor.dim() == 1:
-            biases.append(stored)
-        else:
-            raise UserError(
-                f"tensor `{stored}` {list(tensor.shape)} depends on the vocabulary in a way that is not known", where=str(folder)
-            )
-    for name, entry in weights.entries.items():
-        if name not in known and rows in entry.shape:
-            raise UserError(
-                f"tensor `{name}` {list(entry.shape)} has the vocabulary's size, but the architecture does not name it",
-                where=str(entry.file),
-                fix="remove this tensor (a draft head or an older copy) or choose another base",
-            )
-    if not matrices:
-        raise UserError("no embedding found among the tensors", where=str(folder), fix="check that the safetensors hold this model")
-    return VocabTensors(tuple(dict.fromkeys(matrices)), tuple(dict.fromkeys(biases)), tied, int(rows))
-
-
-def _stored_name(name: str, weights: Weights, prefix: str) -> str | None:
-    """The checkpoint's name of a parameter: checkpoints may or may not carry the base model's prefix."""
-    for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
-        if candidate in weights.entries:
-            return candidate
-    return None
+_LEAST_NORM, _MOST_NORM = 0.2, 5.0
 
 
 def padded_rows(old_rows: int, true_vocab: int, pad_to: int) -> int:
@@ -129,90 +35,108 @@ def padded_rows(old_rows: int, true_vocab: int, pad_to: int) -> int:
     return max(old_rows, -(-true_vocab // pad_to) * pad_to)
 
 
-def trained_rows(E: NDArray[np.float32], base: Base) -> NDArray[np.int64]:
-    """Ids of rows that training has reached: no control tokens, and no row whose norm is outside 0.2 to 5 times the median."""
+def trained_rows(table: Table, base: Base) -> NDArray[np.int64]:
+    """Ids of rows that training has reached: no control or reserved tokens, and no norm outside 0.2 to 5 times the median."""
     ordinary = np.array(
-        [i for i, s in enumerate(base.surfaces) if s is not None and i not in base.special_ids and i < len(E)], dtype=np.int64
+        [
+            i
+            for i, surface in enumerate(base.surfaces[: table.rows])
+            if surface is not None and i not in base.special_ids and not is_reserved(surface)
+        ],
+        dtype=np.int64,
     )
-    norm = np.linalg.norm(E[ordinary].reshape(len(ordinary), -1), axis=1)
+    norm = np.zeros(table.rows)
+    for first, raw in table.blocks():
+        norm[first : first + len(raw)] = np.sqrt(np.square(table.values(raw).reshape(len(raw), -1), dtype=np.float64).sum(axis=1))
+    norm = norm[ordinary]
     middle = np.median(norm)
-    return ordinary[(norm >= 0.2 * middle) & (norm <= 5 * middle)]
+    return ordinary[(norm >= _LEAST_NORM * middle) & (norm <= _MOST_NORM * middle)]
 
 
-def init_rows(
-    E: NDArray[np.float32],
-    parts: list[tuple[int, ...]],
-    lengths: NDArray[np.int64],
-    mean: NDArray[np.float32],
-    method: Literal["length_mean", "mean"],
-) -> NDArray[np.float32]:
-    """First rows of K new tokens: [K, D], or [K] for a bias.
+def mean_row(table: Table, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mean of these rows, summed in float64."""
+    wanted = np.zeros(table.rows, dtype=bool)
+    wanted[ids] = True
+    total = np.zeros(table.shape[1:])
+    for first, raw in table.blocks():
+        total += table.values(raw[wanted[first : first + len(raw)]]).sum(axis=0, dtype=np.float64)
+    return (total / len(ids)).astype(np.float32)
 
-    E: [V, D] (or [V]) old rows. parts: old ids of each new token. lengths: [V] bytes of each old id. mean: row for tokens without parts,
-    and for all of them with `mean`. `length_mean`: sum(len_i E_i) / sum(len_i), in float32.
-    """
-    out = np.broadcast_to(mean, (len(parts), *E.shape[1:])).astype(np.float32)
-    if method == "mean":
-        return out
-    filled = [i for i, p in enumerate(parts) if p]
-    for start in range(0, len(filled), _AT_ONCE):
-        some = filled[start : start + _AT_ONCE]
-        ids = np.concatenate([parts[i] for i in some]).astype(np.int64)
-        sizes = np.array([len(parts[i]) for i in some])
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        weight = lengths[ids].astype(np.float32)
-        weight /= np.repeat(np.add.reduceat(weight, starts), sizes)
-        out[some] = np.add.reduceat(E[ids] * weight.reshape(-1, *[1] * (E.ndim - 1)), starts, axis=0)
+
+def new_blocks(table: Table, mix: Mix, mean: NDArray[np.float32], first_new_id: int, rows: int) -> Iterator[tuple[int, bytes]]:
+    """(first row, bytes) of rows first_new_id .. rows-1 in the tensor's dtype: the new tokens, then the mean row as padding."""
+    for start in range(0, len(mix), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(mix))
+        yield first_new_id + start, to_bytes(mix_rows(table.take, mix, mean, start, stop), table.dtype)
+    padding = to_bytes(mean, table.dtype)
+    for start in range(first_new_id + len(mix), rows, _ROWS_AT_ONCE):
+        yield start, padding * (min(start + _ROWS_AT_ONCE, rows) - start)
+
+
+def old_blocks(table: Table, first_new_id: int) -> Iterator[bytes]:
+    """Bytes of the rows of all old ids. Where an embedding of every layer ends before them (Gemma-3n), such ids read its row 0; so the
+    rows that now become theirs are row 0."""
+    for _, raw in table.blocks(0, min(first_new_id, table.rows)):
+        yield raw.tobytes()
+    yield table.raw[0].tobytes() * max(0, first_new_id - table.rows)
+
+
+def plan_rows(weights: Weights, tensors: VocabTensors, base: Base, start: Start) -> dict[str, tuple[Table, Mix, NDArray[np.float32]]]:
+    """What the new rows of each tensor are made from: the old ones, the mix, the mean row. A bias follows the matrix it belongs to."""
+    head = weights.table((tensors.outputs or tensors.inputs)[0])
+    of_head = trained_rows(head, base)
+    out = {}
+    for name in tensors.all:
+        table = weights.table(name)
+        ids = of_head if name in tensors.biases or name == (tensors.outputs or tensors.inputs)[0] else trained_rows(table, base)
+        out[name] = (table, start.input if name in tensors.inputs else start.output, mean_row(table, ids))
     return out
 
 
-def new_tensor(
-    E: NDArray[np.float32], base: Base, extension: Extension, rows: int, method: Literal["length_mean", "mean"]
-) -> NDArray[np.float32]:
-    """Rows first_new_id .. rows-1 of an extended tensor: the new tokens' rows, then the mean of the trained rows as padding."""
-    lengths = np.array([len(s) if s is not None else 0 for s in base.surfaces], dtype=np.int64)
-    mean = E[trained_rows(E, base)].mean(axis=0, dtype=np.float64).astype(np.float32)
-    fresh = init_rows(E, [t.parts for t in extension.tokens], lengths, mean, method)
-    padding = np.broadcast_to(mean, (rows - extension.true_vocab, *E.shape[1:]))
-    return np.concatenate([fresh, padding])
-
-
-def extend_model(base: Base, extension: Extension, out: Path, cfg: VocabRecipe) -> tuple[VocabTensors, int]:
+def extend_model(base: Base, extension: Extension, out: Path, cfg: VocabRecipe, start: Start) -> tuple[VocabTensors, int]:
     """Writes config and weights of the extended model to `out`, which holds the tokenizer's files already; (tensors, rows).
 
-    Rows of old ids are copied as bytes. All ids from first_new_id on are written, also where they fall on spare rows the base has.
-    Needs memory for two vocabulary matrices in float32, never for the model.
+    Rows of old ids are copied as bytes. All rows from first_new_id on are written, also where the base has spare ones. UserError where a
+    tensor cannot be extended; MachineError where the disk is full.
     """
     weights = open_weights(base.folder)
-    tensors = vocab_tensors(base.folder, weights)
+    tensors = vocab_tensors(base.folder, weights, base.next_id)
     if base.next_id > tensors.rows:
         raise UserError(f"the tokenizer has ids up to {base.next_id - 1:,}, the model only {tensors.rows:,} rows", where=str(base.folder))
+    refuse_split_start(cfg, tensors.tied, str(base.folder))
     rows = padded_rows(tensors.rows, extension.true_vocab, cfg.pad_to)
-    free = shutil.disk_usage(out).free
-    if free < weights.bytes * 1.1:
-        raise UserError(
-            f"{weights.bytes * 1.1 / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free", where=str(out), fix="free some space"
-        )
-    changed: dict[str, tuple[tuple[int, ...], bytes]] = {}
-    for name in tensors.all:
-        entry = weights.entries[name]
-        E = weights.read(name)
-        row_bytes = (entry.end - entry.start) // entry.shape[0]
-        old = weights.raw(name)[: extension.first_new_id * row_bytes].tobytes()
-        changed[name] = ((rows, *entry.shape[1:]), old + to_bytes(new_tensor(E, base, extension, rows, cfg.init), entry.dtype))
+    changed: dict[str, Replacement] = {}
+    for name, (table, mix, mean) in plan_rows(weights, tensors, base, start).items():
+
+        def blocks(table: Table = table, mix: Mix = mix, mean: NDArray[np.float32] = mean) -> Iterator[bytes]:
+            yield from old_blocks(table, extension.first_new_id)
+            for _, raw in new_blocks(table, mix, mean, extension.first_new_id, rows):
+                yield raw
+
+        changed[name] = Replacement((rows, *table.shape[1:]), blocks)
+    _check_room(weights, changed, out)
     write_changed(weights, changed, out)
-    write_json(out / "config.json", resized_config(base.folder, rows))
+    write_json(out / "config.json", resized_config(base.folder, tensors, rows))
     return tensors, rows
 
 
-def resized_config(folder: Path, rows: int) -> dict[str, Any]:
-    """config.json with the new number of rows, wherever the base states it; all other keys in their order."""
+def _check_room(weights: Weights, changed: dict[str, Replacement], out: Path) -> None:
+    """Before the first byte: a disk that fills up after an hour of copying helps nobody."""
+    grown = sum((new.shape[0] - weights.entries[name].shape[0]) * weights.table(name).raw.shape[1] for name, new in changed.items())
+    needed, free = (weights.bytes + grown) * 1.02, shutil.disk_usage(out).free
+    if free < needed:
+        raise UserError(f"{needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free", where=str(out), fix="free some space")
+
+
+def resized_config(folder: Path, tensors: VocabTensors, rows: int) -> dict[str, Any]:
+    """config.json with the new number of rows, wherever the architecture reads it; all other keys in their order."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config")
-    if isinstance(text, dict):
-        config["text_config"] = {**text, "vocab_size": rows}
-    if "vocab_size" in config or not isinstance(text, dict):
-        config["vocab_size"] = rows
+    for *within, name in tensors.sizes:
+        part = config
+        for key in within:
+            part[key] = dict(part.get(key) or {})
+            part = part[key]
+        part[name] = rows
     return config
 
 

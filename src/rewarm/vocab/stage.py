@@ -28,7 +28,9 @@ from rewarm.vocab.choose import PROTECTED, Choice, Problem, choose, pose
 from rewarm.vocab.count import Counts, count
 from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import Finding, check_tokenizer, same_again
+from rewarm.vocab.gate_bits import check_bits
 from rewarm.vocab.gate_rows import check_model
+from rewarm.vocab.initialise import plan_start
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
 from rewarm.vocab.rows import copy_beside, extend_model
@@ -276,11 +278,14 @@ def _write(
     findings.append(same_again(extension_files(base, extension), building))
     _block(findings, building, out)
     check_stop()
-    tensors, rows = extend_model(base, extension, building, cfg)
-    reporter.say("  checking the model's rows")
-    findings += check_model(base, building, extension, cfg)
-    _block(findings, building, out)
     new = Tokenizer.from_file(str(building / "tokenizer.json"))
+    start = plan_start(base, extension, cfg, new, {name: texts[f"target:{name}"].counted for name in sorted(problem.weights)})
+    tensors, rows = extend_model(base, extension, building, cfg, start)
+    reporter.say("  checking the model's rows")
+    findings += check_model(base, building, extension, cfg, start)
+    both_run = check_bits(base, building, gate_texts.protected, extension.first_new_id, cfg)
+    findings += both_run
+    _block(findings, building, out)
     table = fertility({"before": base.tokenizer, "after": new}, held)
     uses = _uses(base, extension, counts, sorted(problem.weights))
     protected = next((f.value for f in findings if f.number == 4), None)
@@ -289,7 +294,7 @@ def _write(
         "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tied": tensors.tied,
         "bytes_per_token": {name: {k: row[k]["bytes_per_token"] for k in ("before", "after")} for name, row in table.items()},
         "gain": round(choice.curve.gain(choice.merges.new), 4), "size_reasons": list(choice.reasons), "protected": protected,
-        "unreachable": next(f.value for f in findings if f.number == 5),
+        "both_run": {f.name: f.value for f in both_run}, "unreachable": next(f.value for f in findings if f.number == 5),
     }  # fmt: skip
     write_json(out / "gate.json", [f.record() for f in findings])
     write_json(out / "extension.json", _extension_record(cfg, base, extension, choice, problem, uses, rows))

@@ -1,12 +1,15 @@
 """Safetensors by name, without loading a model: headers are read, changed tensors replaced, all other bytes copied through.
 
-Written here and not with the library's writer because that one wants every tensor of a file in memory, and sorts them anew.
+Written here and not with the library's writer because that one wants every tensor of a file in memory, and sorts them anew. A replaced
+tensor comes as a stream of blocks, so that not even one vocabulary matrix has to stand in memory.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarm.atomic import open_atomic, write_json
+from rewarm.atomic import disk_errors, open_atomic, write_json
 from rewarm.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -52,8 +55,8 @@ class Weights:
         entry = self.entries[name]
         return np.memmap(entry.file, dtype=np.uint8, mode="r", offset=entry.start, shape=(entry.end - entry.start,))
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32. UserError if it is no plain float tensor (quantised weights)."""
+    def table(self, name: str) -> Table:
+        """The tensor as rows. UserError if it is no plain float tensor (quantised weights)."""
         entry = self.entries[name]
         if entry.dtype not in _WIDTH:
             raise UserError(
@@ -61,7 +64,45 @@ class Weights:
                 where=str(entry.file),
                 fix="start from the unquantised model",
             )
-        return from_bytes(self.raw(name), entry.dtype).reshape(entry.shape)
+        return Table(self.raw(name).reshape(entry.shape[0], -1), entry.dtype, entry.shape)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A stored tensor seen as rows; nothing is read before it is asked for."""
+
+    raw: NDArray[np.uint8]
+    """[rows, bytes of a row], mapped."""
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0]
+
+    def take(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 rows of these ids: [n, D], or [n] for a bias."""
+        return from_bytes(self.raw[ids].reshape(-1), self.dtype).reshape(len(ids), *self.shape[1:])
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(first row, raw rows) of rows start .. stop - 1, at most 16 MB at a time."""
+        step = max(1, _COPY_BYTES // max(1, self.raw.shape[1]))
+        stop = self.rows if stop is None else stop
+        for first in range(start, stop, step):
+            yield first, self.raw[first : min(first + step, stop)]
+
+    def values(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 values of a block of raw rows."""
+        return from_bytes(np.ascontiguousarray(raw).reshape(-1), self.dtype).reshape(len(raw), *self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A tensor's new shape and bytes, in the dtype it had."""
+
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[bytes]]
+    """Gives all bytes in order."""
 
 
 def open_weights(folder: Path) -> Weights:
@@ -97,10 +138,11 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
         return 8 + size, json.loads(stream.read(size))
 
 
-def write_changed(weights: Weights, changed: dict[str, tuple[tuple[int, ...], bytes]], out: Path) -> None:
-    """Writes all files to `out` with some tensors replaced: name -> (shape, bytes in the old dtype).
+def write_changed(weights: Weights, changed: dict[str, Replacement], out: Path) -> None:
+    """Writes all files to `out` with some tensors replaced, by name.
 
-    Files without a changed tensor are copied byte for byte; the index keeps its order and gets the new total size.
+    Files without a changed tensor are copied byte for byte; the index keeps its order and gets the new total size. MachineError names the
+    file where the disk is full.
     """
     grown = 0
     for file in weights.files:
@@ -108,7 +150,8 @@ def write_changed(weights: Weights, changed: dict[str, tuple[tuple[int, ...], by
         if here:
             grown += _rewrite(file, here, out / file.name)
         else:
-            shutil.copyfile(file, out / file.name)
+            with disk_errors(out / file.name):
+                shutil.copyfile(file, out / file.name)
     index = weights.folder / INDEX
     if index.is_file():
         table = json.loads(index.read_text(encoding="utf-8"))
@@ -116,21 +159,23 @@ def write_changed(weights: Weights, changed: dict[str, tuple[tuple[int, ...], by
             table["metadata"]["total_size"] += grown
         if "total_parameters" in table.get("metadata", {}):
             table["metadata"]["total_parameters"] += sum(
-                int(np.prod(shape)) - int(np.prod(weights.entries[name].shape)) for name, (shape, _) in changed.items()
+                math.prod(new.shape) - math.prod(weights.entries[name].shape) for name, new in changed.items()
             )
         write_json(out / INDEX, table)
 
 
-def _rewrite(file: Path, changed: dict[str, tuple[tuple[int, ...], bytes]], to: Path) -> int:
+def _rewrite(file: Path, changed: dict[str, Replacement], to: Path) -> int:
+    """Writes one file anew; returns by how many bytes its tensors grew."""
     start, header = _header(file)
     tensors = sorted((item["data_offsets"][0], name) for name, item in header.items() if name != "__metadata__")
     at = 0
     new: dict[str, Any] = {name: dict(item) for name, item in header.items()}
     for _, name in tensors:
         begin, end = header[name]["data_offsets"]
-        size = len(changed[name][1]) if name in changed else end - begin
+        size = end - begin
         if name in changed:
-            new[name]["shape"] = list(changed[name][0])
+            new[name]["shape"] = list(changed[name].shape)
+            size = math.prod(changed[name].shape) * _WIDTH[header[name]["dtype"]]
         new[name]["data_offsets"] = [at, at + size]
         at += size
     head = json.dumps(new, ensure_ascii=False, separators=(",", ":")).encode()
@@ -139,7 +184,8 @@ def _rewrite(file: Path, changed: dict[str, tuple[tuple[int, ...], bytes]], to: 
         target.write(len(head).to_bytes(8, "little") + head)
         for begin, name in tensors:
             if name in changed:
-                target.write(changed[name][1])
+                written = sum(target.write(block) for block in changed[name].blocks())
+                assert written == new[name]["data_offsets"][1] - new[name]["data_offsets"][0], f"`{name}`: {written} bytes"
                 continue
             source.seek(start + begin)
             left = header[name]["data_offsets"][1] - begin
