@@ -237,6 +237,27 @@ def test_plan_says_what_will_be_done_and_writes_nothing(place):
     assert "Nothing was trained or written." in said and sorted(place.rglob("*")) == before
 
 
+def test_report_makes_the_page_of_a_run_anew(house, tmp_path):
+    """The same page that the run wrote, wherever it is put; of a run that did not end, what is missing is said."""
+    page = (house.folder / "report.html").read_bytes()
+    assert "Report: " in rewarm("report", str(house.folder), cwd=tmp_path).out
+    assert (house.folder / "report.html").read_bytes() == page
+    rewarm("report", str(house.folder), "--out", "there/page.html", cwd=tmp_path)
+    assert (tmp_path / "there/page.html").stat().st_size > 0.9 * len(page)
+    shutil.copytree(only(house.folder, "corpus-*"), tmp_path / "half" / only(house.folder, "corpus-*").name)
+    said = rewarm("report", "half", cwd=tmp_path).out
+    assert "missing: This run did not come to its end. Finished stages: corpus." in said
+    assert (tmp_path / "half/report.html").is_file()
+
+
+def test_report_says_what_it_cannot_use(refused, house, tmp_path):
+    assert "no run here" in refused("report", str(tmp_path))
+    (tmp_path / "mine.html").write_text("mine")
+    assert "nothing is overwritten" in refused("report", str(house.folder), "--out", str(tmp_path / "mine.html"))
+    assert "cannot be written" in refused("report", str(house.folder), "--out", str(tmp_path / "mine.html" / "page.html"))
+    assert "--out" in refused("report", str(house.folder), "--out", "")
+
+
 def test_a_source_of_another_language_is_noticed_before_the_run_and_in_it(place, tmp_path):
     """A third of English in what is called Vietnamese teaches the wrong thing for hours: plan and corpus say how much it is."""
     vietnamese, english = documents(VIETNAMESE, 60_000, 5), documents(ENGLISH, 30_000, 6)
@@ -294,7 +315,7 @@ def test_doctor_says_what_is_here(place):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "run", "plan", "corpus", "tokenize", "train", "evaluate", "vocab", "vocab extend", "recipe", "doctor"]
+    "command", ["", "demo", "run", "plan", "corpus", "tokenize", "train", "evaluate", "vocab", "vocab extend", "report", "recipe", "doctor"]
 )
 def test_every_command_explains_itself(command, place):
     assert "Usage: " in rewarm(*command.split(), "--help", cwd=place).out

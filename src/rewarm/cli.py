@@ -164,6 +164,20 @@ def vocab_extend(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a run's folder, as runs/demo; the run need not have ended")],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="where to write the page; default report.html in the run")
+    ] = None,
+) -> None:
+    """The page of a run made anew: one HTML file; says what the run did not leave behind."""
+    from rewarm.console import Console
+    from rewarm.reporting import report_command
+
+    report_command(run, _folder(out), Console())
+
+
+@app.command()
 def recipe(
     name: Annotated[str | None, typer.Argument(help="only fields whose path begins so, as `train`")] = None,
 ) -> None:

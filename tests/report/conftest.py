@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import select
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,12 @@ MARK = "0123456789ab"
 STAGES = ("base", "corpus", "vocab", "tokens", "rows", "train", "mixback", "evaluate", "export")
 WARNING, NOTE = "only 4.8 MB of protected text", "the base is a 4-bit file"
 STEPS = 12
+TOUCH = """
+for (const details of document.querySelectorAll("details")) details.open = true;
+for (const element of document.querySelectorAll("body *"))
+  for (const kind of ["pointerover", "mouseover", "pointermove", "focus", "focusin", "pointerdown", "click"])
+    element.dispatchEvent(new MouseEvent(kind, {bubbles: true, cancelable: true, clientX: 9, clientY: 9}));
+"""
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,15 @@ class Page:
 
 @dataclass(frozen=True)
 class Browsed:
-    """The DOM after the page's scripts ran, and what the browser's console said."""
+    """A page in a browser: the DOM after its scripts ran and every element was touched, what the console said, the addresses that were
+    asked for besides the page's own, the width of what is shown and of the window in pixels, and the colour of the paper."""
 
     dom: str
     console: list[str]
+    requests: list[str]
+    width: int
+    window: int
+    paper: str
 
 
 def text(role: str, before: float, after: float, low: float | None, high: float | None, verdict: str) -> dict[str, Any]:
@@ -70,7 +84,10 @@ def fertility_row(size: int, tokens: int, density: float, after: int, density_af
 def run_files() -> dict[str, Any]:
     """Path in the run folder -> content: text, a JSON value, or a list of lines of JSON for `.jsonl`."""
     sources = [
-        {"name": "vi_law", "role": "new", "languages": ["vi"], "licence": "MIT", "bytes": 2234000, "rows": 6, "rejected": 0},
+        {
+            "name": "vi_law", "role": "new", "languages": ["vi"], "licence": "MIT", "bytes": 2234000, "rows": 6, "rejected": 0,
+            "letters_judged": 1000, "letters_other_language": 340,
+        },
         {"name": "en_wiki", "role": "replay", "languages": ["en"], "licence": None, "bytes": 9953000, "rows": 9, "rejected": 2},
     ]  # fmt: skip
     texts = {
@@ -123,6 +140,7 @@ def run_files() -> dict[str, Any]:
         "corpus/corpus.json": {"sources": sources, "funnel": [*funnel("vi_law", 2703, 0, 32, 437), *funnel("en_wiki", 10033, 3, 76, 1)]},
         "corpus/removed/short.jsonl": [{"id": "b1", "source": "en_wiki", "chars": 46, "text": "A shirt is a cloth garment."}],
         "corpus/removed/contaminated.jsonl": [{"id": "c1", "source": "vi_law", "passage": "bị phạt tù từ", "text": "Điều 301. Tội"}],
+        "corpus/other_language.jsonl": [{"id": "c2", "source": "vi_law", "text": "Published in the official gazette."}],
         "corpus/report.md": "# Corpus\n",
         "vocab/report.json": {"texts": fertility},
         "vocab/curve.json": [{"new_tokens": n, "gain": 0.1, "bytes_per_token.vi": 1.6 + n / 1000} for n in (0, 500, 1000, 2068)],
@@ -149,7 +167,8 @@ def run_files() -> dict[str, Any]:
     }  # fmt: skip
     content |= {f"{name}/done.json": done for name, done in facts.items()}
     files = {f"{name.split('/')[0]}-{MARK}/{name.partition('/')[2]}": value for name, value in content.items()}
-    recipe = {"name": "demo", "corpus": {"min_chars": 50, "decontaminate": {"ngram": 13}}}
+    named = [{"name": "vi_law", "paths": ["law/*.txt"]}, {"name": "en_wiki", "paths": ["wiki.jsonl"]}]
+    recipe = {"name": "demo", "corpus": {"sources": named, "min_chars": 50, "decontaminate": {"ngram": 13}}}
     return {**files, "summary.json": summary, "recipe.json": recipe}
 
 
@@ -181,20 +200,96 @@ def page_of(tmp_path: Path) -> Callable[[dict[str, Any]], Page]:
     return make
 
 
-@pytest.fixture(scope="session")
-def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Browsed]:
-    """Opens a page in Chromium, headless; skips where none is installed."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-    profile = tmp_path_factory.mktemp("chromium")
+class Browser:
+    """Chromium, headless, driven over a pipe by the DevTools protocol: no package and no port needed.
 
-    def look(page: Path) -> Browsed:
+    Only addresses of `data:` and `file:` and this machine can be reached, so a test that fails fetches nothing from anywhere.
+    """
+
+    def __init__(self, program: str, profile: Path) -> None:
+        (far_in, self._out), (self._in, far_out) = os.pipe(), os.pipe()
+
+        redirect = f'exec "$@" 3<&{far_in} 4>&{far_out}'  # where the protocol reads commands and writes answers
         command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--enable-logging=stderr", "--v=0",
-            f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri(),
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe", f"--user-data-dir={profile}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return Browsed(done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line])
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(["bash", "-c", redirect, "bash", *command], pass_fds=(far_in, far_out), **quiet)
+        os.close(far_in)
+        os.close(far_out)
+        self._number, self._rest = 0, b""
 
-    return look
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._in)
+        self._process.terminate()
+        self._process.wait(30)
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """(the answer, the events that came before it)."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        events = []
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"], events
+            events.append(answer)
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._in], [], [], 60)
+            block = os.read(self._in, 1 << 20) if ready else b""
+            assert block, "Chromium says nothing"
+            self._rest += block
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, page: Path, width: int = 1200, dark: bool = False, shot: Path | None = None) -> Browsed:
+        """The page in a window of this width; every element is clicked and hovered over, so that what waits for that would run."""
+        target = self.call("Target.createTarget", url="about:blank")[0]["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)[0]["sessionId"]
+        events: list[dict[str, Any]] = []
+
+        def ask(method: str, **params: Any) -> dict[str, Any]:
+            answer, seen = self.call(method, session, **params)
+            events.extend(seen)
+            return answer
+
+        def tell(expression: str) -> Any:
+            found = ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)["result"]
+            assert found.get("subtype") != "error", found
+            return found.get("value")
+
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            ask(f"{domain}.enable")
+        ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        ask("Page.navigate", url=page.as_uri())
+        while not any(e["method"] == "Page.loadEventFired" for e in events):
+            events.append(self._read())
+        sizes = tell("[document.documentElement.scrollWidth, innerWidth, getComputedStyle(document.body).backgroundColor]")
+        if shot:
+            whole = {"x": 0, "y": 0, "width": width, "height": tell("document.documentElement.scrollHeight"), "scale": 1}
+            shot.write_bytes(base64.b64decode(ask("Page.captureScreenshot", captureBeyondViewport=True, clip=whole)["data"]))
+        tell(TOUCH)
+        tell("new Promise(done => setTimeout(done, 300))")
+        dom = tell("document.documentElement.outerHTML")
+        self.call("Target.closeTarget", targetId=target)
+        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        said = [e["params"] for e in events if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")]
+        return Browsed(dom, [json.dumps(one) for one in said], [url for url in asked if url != page.as_uri()], *sizes)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests; skips where none is installed."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    started = Browser(program, tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.close()

@@ -58,6 +58,7 @@ def test_a_reader_of_the_page_finds_the_answers(page_of, files):
     assert "Small.Q4_1 was trained further on vi_law (Vietnamese) for 5.0 minutes on a CPU: 50,599 tokens in 50 steps" in said
     assert "It learned: it predicts this text better than the base did: the 95 % interval is −0.5675 to −0.1863" in said
     assert "No forgetting was seen: the 95 % interval is −0.0239 to +0.0046 and holds zero. A loss above +0.0046 is unlikely" in said
+    assert "new text, to be learned · Vietnamese · licence MIT · from law/*.txt" in said and "150, 8.6 % of the source" in said
     assert "37,993 tokens, 75 % of all" in said and "447,116" in said and "1,755" in said
     assert "repeats held-out text: 438 documents" in said and "it shares 13 words in a row" in said
     assert "too short: 3 documents" in said and "fewer than 50 characters" in said and "A shirt is a cloth garment." in said
@@ -193,6 +194,44 @@ def test_half_a_run_gives_a_page_that_says_what_is_missing(page_of, files):
     assert "held out." not in said, "text was held out, only not yet measured"
     assert "the training has not ended" in said and "This run has no exported model." in said
     assert "2,703" in said, "what is known is shown"
+
+
+def test_a_run_in_the_middle_of_training_shows_its_curves_and_no_model(page_of, files):
+    """`rewarm report` beside a running training: what there is so far is drawn, and half a model is not offered for use."""
+    unfinished = ("train", "mixback", "evaluate")
+    left_out = {f"{name}-{MARK}/done.json" for name in (*unfinished, "export")} | {f"evaluate-{MARK}/results.json"}
+    page = page_of({name: value for name, value in files.items() if name != "summary.json" and name not in left_out})
+    said = words(page)
+    assert "Finished stages: base, corpus, vocab, tokens and rows; begun: train, mixback, evaluate and export." in said
+    assert "The training has not ended." in said and len(rows(page, "training-numbers")) == 12
+    assert "This run has no exported model." in said and "No text was measured" in said
+
+
+def test_a_later_call_that_did_not_end_is_told(page_of, files):
+    """The recipe on the page is the latest; the numbers are of the call that ended."""
+    assert page_of(files).result["missing"] == []
+    folder = "train-ba9876543210"
+    said = words(page_of({**files, f"{folder}/plan.json": {}}))
+    assert f"A later call on this folder began and did not end ({folder})" in said
+
+
+def test_text_that_looks_like_another_language_is_told_with_its_share(page_of, files):
+    page = page_of(files)
+    assert "34 % of its text does not look like Vietnamese. Nothing was dropped for that. 1 example" in words(page)
+    assert "Published in the official gazette." in page.html and "look like English" not in words(page)
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(page_of, files, tmp_path):
+    """`rewarm report RUN --out notes.html` typed by mistake."""
+    page = page_of(files)
+    report_page(page.path.parent, page.path)
+    notes = tmp_path / "notes.html"
+    notes.write_text("<title>mine</title>")
+    with pytest.raises(UserError, match="no report"):
+        report_page(page.path.parent, notes)
+    with pytest.raises(UserError, match="a folder"):
+        report_page(page.path.parent, tmp_path)
+    assert notes.read_text() == "<title>mine</title>"
 
 
 def test_torn_lines_and_broken_files_are_noted_not_fatal(page_of, files):

@@ -70,8 +70,9 @@ def training_bits(lines: list[Line], roles: dict[str, str]) -> Plot | None:
     names = list(dict.fromkeys(name for line in lines for name in line.sources))
     curves = []
     for name, kind, nth in _styled(names, roles):
-        values = [(line.step, line.sources.get(name)) for line in lines]
-        points = [Point(step, bits, f"{name}, step {step:,}: {digits(bits)} bits per byte") for step, bits in values if bits is not None]
+        # a step need not read every source: that is no gap, the mean runs on over the steps that did
+        values = [(line.step, bits) for line in lines if (bits := line.sources.get(name)) is not None]
+        points = [Point(step, bits, f"{name}, step {step:,}: {digits(bits)} bits per byte") for step, bits in values]
         curves.append(Curve(name, kind, nth, points, _smoothed(values)))
     return _plot("Bits per byte of the training text, by source", curves, names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rewarm.report.words import Cut, cut_sentences, sentences
 
 MOST_SOURCES, MOST_TEXTS, MOST_SAMPLES, MOST_EXAMPLES, MOST_WARNINGS, MOST_TOKENS = 40, 100, 16, 3, 60, 60
 """How many of each are shown at most: a page stays a page. What is left out is said."""
+LEAST_OTHER = 0.01
+"""Less text than this share that looks like another language is not told."""
 SAMPLE_CHARS, EXAMPLE_CHARS, FILE_CHARS = 2_000, 400, 60_000
 REASONS = {
     "empty": "empty",
@@ -22,6 +25,7 @@ REASONS = {
     "contaminated": "repeats held-out text",
 }
 """Steps of the funnel that drop documents, and what they are called."""
+PRECISIONS = {"mixed": "products in bf16 over fp32 weights"}
 LABELS = {"read": "read", "heldout": "held out for measuring", "kept": "kept for training", **REASONS}
 
 
@@ -53,6 +57,7 @@ def sources(run: RunFiles) -> list[dict[str, Any]]:
     tokens = _by_name(run.fields("tokens", "index.json").get("sources"))
     table = run.fields("rows", "rows.json")
     rows, reads = _by_name(table.get("sources")), _by_name(run.summary.get("sources"))
+    named = {s.get("name"): s.get("paths") or [] for s in (run.recipe.get("corpus") or {}).get("sources") or []}
     trained = run.facts("train").get("sources") or {}
     total = sum(trained.values())
     out = []
@@ -63,6 +68,7 @@ def sources(run: RunFiles) -> list[dict[str, Any]]:
                 "name": name, "role": source.get("role"), "languages": source.get("languages") or [], "licence": source.get("licence"),
                 "funnel": [{"label": LABELS.get(k, k), **v} for k, v in steps.get(name, {}).items()],
                 "files_rows": source.get("rows"), "rejected": source.get("rejected") or 0,
+                "paths": named.get(name, []), "other_language": _other_language(run, source),
                 "kept_bytes": source.get("bytes") or 0, "tokens": tokens.get(name, {}).get("tokens"),
                 "rows": rows.get(name, {}).get("rows"), "row_tokens": table.get("row_tokens"),
                 "trained": trained.get(name), "share": trained[name] / total if total and name in trained else None,
@@ -70,6 +76,18 @@ def sources(run: RunFiles) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return out
+
+
+def _other_language(run: RunFiles, source: dict[str, Any]) -> dict[str, Any] | None:
+    """Share of a source's letters in text that looks like another language, with examples; None where that is under LEAST_OTHER."""
+    letters, other = (number(source.get(key)) or 0 for key in ("letters_judged", "letters_other_language"))
+    if not letters or other / letters < LEAST_OTHER:
+        return None
+    mine = (entry for entry in run.lines("corpus", "other_language.jsonl") if entry.get("source") == source["name"])
+    return {
+        "share": other / letters,
+        "examples": [cut(str(entry.get("text") or ""), EXAMPLE_CHARS) for entry in islice(mine, MOST_EXAMPLES)],
+    }
 
 
 def _by_name(entries: Any) -> dict[str, dict[str, Any]]:
@@ -130,7 +148,8 @@ def training(run: RunFiles) -> dict[str, Any] | None:
         "tokens": facts.get("tokens"), "steps": facts.get("steps"), "step_tokens": facts.get("step_tokens"),
         "seconds": number(facts.get("seconds")), "tokens_per_second": number(facts.get("tokens_per_second")),
         "skipped": facts.get("skipped") or 0,
-        "device": "a CPU" if device == "cpu" else device or "a machine that is not named", "precision": facts.get("precision"),
+        "device": "a CPU" if device == "cpu" else device or "a machine that is not named",
+        "precision": PRECISIONS.get(str(facts.get("precision")), facts.get("precision")),
         "peak_memory_gib": number(run.summary.get("peak_memory_gib") or facts.get("peak_memory_gib")),
         "parameters": settings.get("parameters"), "lr": plan.get("lr"), "methods": settings.get("methods") or [],
     }  # fmt: skip

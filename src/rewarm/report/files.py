@@ -16,9 +16,11 @@ _FOLDER = re.compile(r"([a-z]+)-[0-9a-f]{12}")
 
 
 class RunFiles:
-    """The files of one run. `stages`: name -> folder, as the summary lists them or, without a summary, the newest finished ones.
+    """The files of one run.
 
-    `unread` names files that are there and could not be read.
+    stages: name -> folder, as the summary lists them or, without a summary, the newest finished ones. begun: without a summary, the newest
+    folders of stages that did not end; their files are read too, but they have no facts. later: with a summary, folders of stages that a
+    later call began and did not end. unread: names of files that are there and could not be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,20 +28,27 @@ class RunFiles:
         self.unread: list[str] = []
         self.summary: dict[str, Any] = self._dict(folder / "summary.json")
         self.recipe: dict[str, Any] = self._dict(folder / "recipe.json")
-        self.stages = self._listed() or self._found()
-        if not self.stages and not self.summary:
-            raise UserError(
-                "no run here: neither summary.json nor a finished stage", where=str(folder), fix="give a folder that `rewarm run` wrote"
-            )
+        self.stages = self._listed()
+        self.begun: dict[str, Path] = {}
+        self.later: list[str] = []
+        newest = self._newest("*/*")
+        if self.stages:
+            self.later = [path.name for path in newest.values() if path not in self.stages.values() and not (path / "done.json").exists()]
+        else:
+            self.stages = self._newest("*/done.json")
+            self.begun = {name: path for name, path in newest.items() if name not in self.stages}
+        if not self.stages and not self.begun and not self.summary:
+            raise UserError("no run here: no summary.json and no stage", where=str(folder), fix="give a folder that `rewarm run` wrote to")
         self.done = {name: self.fields(name, "done.json") for name in self.stages}
 
     def _listed(self) -> dict[str, Path]:
         named = self.summary.get("stages") or {}
         return {name: self.folder / str(named[name]) for name in STAGES if name in named and (self.folder / str(named[name])).is_dir()}
 
-    def _found(self) -> dict[str, Path]:
+    def _newest(self, marks: str) -> dict[str, Path]:
+        """By stage the folder with the newest file that the pattern finds."""
         newest: dict[str, tuple[float, Path]] = {}
-        for mark in sorted(self.folder.glob("*/done.json")):
+        for mark in sorted(self.folder.glob(marks)):
             match = _FOLDER.fullmatch(mark.parent.name)
             if match and match[1] in STAGES:
                 newest[match[1]] = max(newest.get(match[1], (0.0, mark.parent)), (mark.stat().st_mtime, mark.parent))
@@ -51,7 +60,8 @@ class RunFiles:
 
     def path(self, stage: str, name: str) -> Path | None:
         """The file of a stage, if it is there."""
-        path = self.stages[stage] / name if stage in self.stages else None
+        folder = self.stages.get(stage) or self.begun.get(stage)
+        path = folder / name if folder else None
         return path if path is not None and path.exists() else None
 
     def fields(self, stage: str, name: str) -> dict[str, Any]:

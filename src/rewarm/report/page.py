@@ -20,20 +20,23 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from rewarm.atomic import write_atomic
-from rewarm.errors import MachineError
+from rewarm.errors import MachineError, UserError
 from rewarm.report import drawings, facts, figures, say
 from rewarm.report.files import STAGES, RunFiles
 from rewarm.report.words import tokens_of
 
 MOST_BYTES = 3_000_000
+TITLE = "report of a rewarm run</title>"
+"""Ends the page's title, and tells a report from other files."""
 
 
 def report_page(run_folder: Path, out: Path) -> dict[str, Any]:
     """Writes the page of the run in `run_folder` to the file `out`; returns report (its path from the run folder), bytes, sha256, missing.
 
-    missing: what the run did not leave behind, in the page's words. The same files give the same bytes. Raises UserError where there is
-    no run.
+    missing: what the run did not leave behind, in the page's words. The same files give the same bytes. An earlier report is replaced;
+    raises UserError for any other file in its place, and where there is no run.
     """
+    _check_place(Path(out))
     values = gather(RunFiles(Path(run_folder)), Path(out))
     page = render(values).encode()
     if len(page) > MOST_BYTES:
@@ -45,6 +48,13 @@ def report_page(run_folder: Path, out: Path) -> dict[str, Any]:
         "report": os.path.relpath(out, run_folder), "bytes": len(page), "sha256": hashlib.sha256(page).hexdigest(),
         "missing": values["missing"],
     }  # fmt: skip
+
+
+def _check_place(out: Path) -> None:
+    if out.is_dir():
+        raise UserError("a folder", where=str(out), fix="give the file that the page is to be written to")
+    if out.exists() and TITLE not in out.read_bytes()[:8192].decode(errors="replace"):
+        raise UserError("there is a file that is no report", where=str(out), fix="choose another place with --out: nothing is overwritten")
 
 
 def gather(run: RunFiles, out: Path) -> dict[str, Any]:
@@ -64,7 +74,7 @@ def gather(run: RunFiles, out: Path) -> dict[str, Any]:
         "opening": say.opening(base, came_from, trained, seconds), "tiles": say.tiles(measured),
         "warnings": warnings, "notes": notes, "most_warnings": facts.MOST_WARNINGS,
         "texts": measured[: facts.MOST_TEXTS], "left_out_texts": len(measured) - facts.MOST_TEXTS,
-        "meanings": say.meanings(measured), "stages": list(run.stages),
+        "meanings": say.meanings(measured), "stages": list(run.stages), "begun": list(run.begun),
         "intervals": drawings.intervals(measured[: facts.MOST_TEXTS]), "mixback": mixback, "mixed_back": say.mixed_back(mixback),
         "sources": [{**s, "bar": drawings.divided(s)} for s in came_from[: facts.MOST_SOURCES]],
         "left_out_sources": len(came_from) - facts.MOST_SOURCES, "dropped": facts.dropped(run), "training": trained,
@@ -81,7 +91,7 @@ def gather(run: RunFiles, out: Path) -> dict[str, Any]:
 def _use(run: RunFiles, out: Path) -> dict[str, str] | None:
     """The exported model's folder from where the page lies, and a prompt; None if nothing was exported."""
     folder = run.path("export", str(run.facts("export").get("model") or "model"))
-    if folder is None:
+    if folder is None or "export" not in run.stages:
         return None
     place = Path(os.path.relpath(folder, out.parent)).as_posix()
     prompt = str(run.facts("export").get("prompt") or "Once upon a time")
@@ -96,7 +106,13 @@ def _missing(run: RunFiles, values: dict[str, Any]) -> list[str]:
     out = []
     ended = [name for name in STAGES if name in run.stages]
     if "export" not in run.stages:
-        out.append(f"This run did not come to its end. Finished stages: {figures.listed(ended) or 'none'}.")
+        begun = f"; begun: {figures.listed([name for name in STAGES if name in run.begun])}" if run.begun else ""
+        out.append(f"This run did not come to its end. Finished stages: {figures.listed(ended) or 'none'}{begun}.")
+    if run.later:
+        out.append(
+            f"A later call on this folder began and did not end ({figures.listed(run.later)}): this is the page of the one that did."
+            " The recipe below is the later one's."
+        )
     if not values["texts"]:
         out.append("No text was measured, so what was learned and what was forgotten are unknown.")
     else:
@@ -150,7 +166,7 @@ def environment() -> Environment:
         made.filters[name] = getattr(figures, name)
     made.filters["tokens_of"] = tokens_of
     made.filters["lang"] = _lang
-    for name in ("span", "change", "verdict_words", "named"):
+    for name in ("span", "change", "verdict_words", "named", "spoken"):
         made.globals[name] = getattr(say, name)
     return made
 

@@ -14,10 +14,14 @@ FEW_TEXTS = 6
 LANGUAGES = {"vi": "Vietnamese", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "en": "English"}
 
 
+def spoken(languages: list[str]) -> list[str]:
+    """`Vietnamese` for `vi`; a code that is not known here stays."""
+    return [LANGUAGES.get(code, code) for code in languages]
+
+
 def named(source: dict[str, Any]) -> str:
     """`vi_law (Vietnamese)`."""
-    languages = [LANGUAGES.get(code, code) for code in source["languages"]]
-    return f"{source['name']} ({listed(languages)})" if languages else str(source["name"])
+    return f"{source['name']} ({listed(spoken(source['languages']))})" if source["languages"] else str(source["name"])
 
 
 def opening(base: dict[str, Any], sources: list[dict[str, Any]], training: dict[str, Any] | None, total_seconds: float) -> str:
