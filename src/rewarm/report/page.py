@@ -71,7 +71,7 @@ def gather(run: RunFiles, out: Path) -> dict[str, Any]:
     mixback = run.fields("mixback", "mixback.json") or run.facts("mixback")
     values = {
         "name": str(run.recipe.get("name") or run.folder.name), "base": base,
-        "opening": say.opening(base, came_from, trained, seconds), "tiles": say.tiles(measured),
+        "opening": say.opening(base, came_from, trained, seconds, "export" in run.stages), "tiles": say.tiles(measured),
         "warnings": warnings, "notes": notes, "most_warnings": facts.MOST_WARNINGS,
         "texts": measured[: facts.MOST_TEXTS], "left_out_texts": len(measured) - facts.MOST_TEXTS,
         "meanings": say.meanings(measured), "stages": list(run.stages), "begun": list(run.begun),

@@ -24,7 +24,7 @@ def named(source: dict[str, Any]) -> str:
     return f"{source['name']} ({listed(spoken(source['languages']))})" if source["languages"] else str(source["name"])
 
 
-def opening(base: dict[str, Any], sources: list[dict[str, Any]], training: dict[str, Any] | None, total_seconds: float) -> str:
+def opening(base: dict[str, Any], sources: list[dict[str, Any]], training: dict[str, Any] | None, total_seconds: float, ended: bool) -> str:
     """What learned what, and how long."""
     new = listed([named(s) for s in sources if s["role"] == "new"]) or "new text"
     if training is None:
@@ -37,7 +37,7 @@ def opening(base: dict[str, Any], sources: list[dict[str, Any]], training: dict[
     if old:
         share = percent(sum(s["share"] for s in old), 0)
         out += f", of which {share} came from {listed([named(s) for s in old])}, mixed in against forgetting"
-    return f"{out}. The whole run took {duration(total_seconds)}."
+    return f"{out}. {'The whole run took' if ended else 'The finished stages took'} {duration(total_seconds)}."
 
 
 def change(text: dict[str, Any]) -> float | None:
