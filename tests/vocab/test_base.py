@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rewarm.errors import UserError
-from rewarm.vocab.base import open_base, read_merges_txt, to_bytes, to_letters
+from rewarm.vocab.base import open_base
+from rewarm.vocab.byte_files import read_merges_txt
+from rewarm.vocab.letters import to_bytes, to_letters
 
 from .conftest import gpt2_spec
 

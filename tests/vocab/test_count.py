@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rewarm.vocab.base import open_base, to_letters
+from rewarm.vocab.base import open_base
 from rewarm.vocab.count import Counts, count, language_weights, split_words, words_to_merge
+from rewarm.vocab.letters import to_letters
 
 from .conftest import english, vietnamese
 

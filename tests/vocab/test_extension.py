@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rewarm.vocab.base import bare_model, open_base, to_letters
+from rewarm.vocab.base import bare_model, open_base
 from rewarm.vocab.fuzz import all_characters
-from rewarm.vocab.gate import byte_lengths, token_ends
+from rewarm.vocab.gate_bpe import byte_lengths, token_ends
+from rewarm.vocab.letters import to_letters
 
 KINDS = ["gpt2", "llama3", "qwen", "smollm"]
 SURROGATES = st.characters(exclude_categories=["Cs"])

@@ -14,7 +14,8 @@ import pytest
 from rewarm.errors import UserError
 from rewarm.vocab import stage
 from rewarm.vocab.base import Base, open_base
-from rewarm.vocab.byte_bpe import Extension, NewToken, extension_files
+from rewarm.vocab.byte_bpe import KIND
+from rewarm.vocab.extension import Extension, NewToken
 from rewarm.vocab.fuzz import GateTexts, all_characters, fuzz
 from rewarm.vocab.gate import Finding, allowed_changes, check_tokenizer, same_again
 from rewarm.vocab.gate_rows import check_model
@@ -154,7 +155,7 @@ def test_stale_old_files_are_caught(tmp_path: Path, texts: dict[str, Path]) -> N
 
 def test_a_second_write_that_differs_is_caught(bases: dict[str, Path], extended: dict[str, Path], tmp_path: Path) -> None:
     """Files that depend on the moment cannot be checked by anybody else."""
-    files = extension_files(open_base(bases["gpt2"]), extension_in(extended["gpt2"]))
+    files = KIND.files(open_base(bases["gpt2"]), extension_in(extended["gpt2"]))
     assert same_again(files, extended["gpt2"] / "model").ok
     shutil.copytree(extended["gpt2"] / "model", tmp_path / "m")
     (tmp_path / "m" / "tokenizer.json").write_text("{}")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import open_base
-from rewarm.vocab.byte_bpe import Extension, NewToken, extension_files
+from rewarm.vocab.byte_bpe import KIND
+from rewarm.vocab.extension import Extension, NewToken
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rows import copy_beside, extend_model, init_rows, padded_rows, resized_config, trained_rows
 from rewarm.vocab.weights import from_bytes, open_weights, to_bytes
@@ -29,7 +30,7 @@ def extend_by(folder: Path, out: Path, parts: list[tuple[int, ...]], cfg: VocabR
     out.mkdir()
     tokens = tuple(NewToken(base.next_id + i, b"x%d" % i, p) for i, p in enumerate(parts))
     extension = Extension(base.next_id, tokens, ())
-    for name, content in extension_files(base, extension).items():
+    for name, content in KIND.files(base, extension).items():
         (out / name).write_bytes(content)
     copy_beside(base, out)
     return base.next_id, extend_model(base, extension, out, cfg)[1]

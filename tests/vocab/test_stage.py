@@ -102,7 +102,7 @@ def test_a_small_size_is_the_beginning_of_a_large_one(
     assert small["merges"] == large["merges"][: len(small["merges"])]
 
 
-@pytest.mark.parametrize("step", ["choose", "extension_files", "extend_model", "check_model", "_tsv"])
+@pytest.mark.parametrize("step", ["kind_named", "copy_beside", "extend_model", "check_model", "_tsv"])
 def test_a_kill_at_any_step_and_a_rerun_give_the_same_folder(
     step: str, bases: dict[str, Path], texts: dict[str, Path], extended: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

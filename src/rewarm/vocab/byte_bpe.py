@@ -1,4 +1,4 @@
-"""An extension of a byte-level BPE tokenizer, and the files that carry it.
+"""Byte-level BPE: GPT-2, Llama-3, Qwen, SmolLM, Mistral-Nemo. New tokens are continued merges of old ones.
 
 New tokens and merges go behind the old ones, in the notation the base uses; every other key of tokenizer.json stays as it was, in its
 place. Where the base also ships vocab.json and merges.txt, these are written from the same lists, so all files agree.
@@ -6,48 +6,68 @@ place. Where the base also ships vocab.json and merges.txt, these are written fr
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
-from rewarm.vocab.base import VERSION_LINE, Base, to_letters
+from rewarm.vocab.base import check_ids, encode_ids, holds, load_tokenizer, model_rows, spec_file
+from rewarm.vocab.bpe import BpeBase, extended_model
+from rewarm.vocab.byte_files import VERSION_LINE, contradictions, has_old_files, spec_of_old_files
+from rewarm.vocab.choose import Choice, choose, pose
+from rewarm.vocab.count import Counts
+from rewarm.vocab.extension import Extension, NewToken, json_bytes
+from rewarm.vocab.gate import Finding
+from rewarm.vocab.gate_bpe import coarsening, old_formats, old_merges, reachable
+from rewarm.vocab.letters import LETTER_OF_BYTE, to_bytes, to_letters
 from rewarm.vocab.merge import Grammar, Merges
 from rewarm.vocab.pairs import pair_key
+from rewarm.vocab.recipe import VocabRecipe
 
 
 @dataclass(frozen=True)
-class NewToken:
-    """One new id."""
+class ByteBase(BpeBase):
+    """A byte-level BPE tokenizer and where it came from."""
 
-    id: int
-    surface: bytes
-    parts: tuple[int, ...]
-    """Old ids it is made of; empty for a repaired byte, which the base could not write."""
+    kind: ClassVar[str] = "byte_bpe"
+
+    def surface_of(self, piece: str) -> bytes:
+        raw = to_bytes(piece)
+        return piece.encode() if raw is None else raw
+
+    def written(self, surface: bytes) -> str:
+        return to_letters(surface)
+
+    @cached_property
+    def missing_bytes(self) -> list[int]:
+        """Bytes that have no token of their own: text that holds them does not survive (SmolLM2 lacks 21)."""
+        return [byte for byte in range(256) if LETTER_OF_BYTE[byte] not in self.vocab]
+
+    @cached_property
+    def _lacking(self) -> frozenset[str]:
+        return frozenset(LETTER_OF_BYTE[b] for b in self.missing_bytes)
+
+    def cut_word(self, word: str, longest: int) -> list[str]:
+        """Parts of at most `longest` characters (not letters), without the letters of missing bytes."""
+        if len(word) <= longest and (not self._lacking or self._lacking.isdisjoint(word)):
+            return [word]
+        text = (to_bytes(word) or b"").decode(errors="surrogateescape")
+        parts = [to_letters(text[i : i + longest].encode(errors="surrogateescape")) for i in range(0, len(text), longest)]
+        table = str.maketrans(dict.fromkeys(self._lacking, " "))
+        return [piece for part in parts for piece in part.translate(table).split()]
+
+    def decompose(self, surfaces: Iterable[bytes]) -> list[list[int]]:
+        words = ["".join(c for c in to_letters(s) if c not in self._lacking) for s in surfaces]
+        return encode_ids(self.bare, words)
+
+    def grammar(self) -> Grammar:
+        surfaces = [None if i in self.special_ids else s for i, s in enumerate(self.surfaces)]
+        known = {pair_key(self.vocab[a], self.vocab[b]): rank for rank, (a, b) in enumerate(self.merges)}
+        return Grammar(surfaces, self.next_id, known)
 
 
-@dataclass(frozen=True)
-class Extension:
-    """New tokens in order of their ids: first the merged ones, then the repaired bytes."""
-
-    first_new_id: int
-    tokens: tuple[NewToken, ...]
-    merges: tuple[tuple[int, int], ...]
-    """(left id, right id) of each new merge, in rank order."""
-
-    @property
-    def true_vocab(self) -> int:
-        """1 + the largest id: the model's loss stops here, rows beyond are padding."""
-        return self.first_new_id + len(self.tokens)
-
-
-def grammar_of(base: Base) -> Grammar:
-    """What `continue_merges` has to know of the base."""
-    surfaces = [None if i in base.special_ids else s for i, s in enumerate(base.surfaces)]
-    known = {pair_key(base.vocab[a], base.vocab[b]): rank for rank, (a, b) in enumerate(base.merges)}
-    return Grammar(surfaces, base.next_id, known)
-
-
-def extension_of(base: Base, merges: Merges, repair_bytes: bool) -> Extension:
+def extension_of(base: ByteBase, merges: Merges, repair_bytes: bool) -> Extension:
     """Surfaces, parts and merges of the new tokens; with `repair_bytes` also the single bytes the base lacks, under the last ids."""
     surface: dict[int, bytes] = {i: s for i, s in enumerate(base.surfaces) if s is not None}
     new: list[bytes] = []
@@ -61,45 +81,61 @@ def extension_of(base: Base, merges: Merges, repair_bytes: bool) -> Extension:
     return Extension(base.next_id, tuple(tokens), tuple(zip(merges.left.tolist(), merges.right.tolist())))
 
 
-def extended_spec(base: Base, extension: Extension) -> dict[str, Any]:
-    """tokenizer.json of the extended tokenizer.
+class ByteBpe:
+    """The kind, as the stage sees it."""
 
-    Added tokens that the base lists outside of model.vocab (Llama-3) are also written into it, under their old ids: the library ignores
-    the ids it finds in `added_tokens` and numbers such tokens on from the vocabulary's size, so a longer vocabulary would move them all.
-    """
-    vocab = dict(base.vocab)
-    if extension.tokens:
-        for token in sorted(base.added, key=lambda t: t["id"]):
-            vocab.setdefault(token["content"], token["id"])
-    vocab |= {to_letters(token.surface): token.id for token in extension.tokens}
-    name = _names(base, extension)
-    pairs = [(name[left], name[right]) for left, right in extension.merges]
-    new: list[Any] = [list(p) for p in pairs] if base.merges_are_lists else [" ".join(p) for p in pairs]
-    model = {**base.spec["model"], "vocab": vocab, "merges": [*base.spec["model"]["merges"], *new]}
-    return {**base.spec, "model": model}
+    title = "byte-level BPE (the type of GPT-2, Llama-3, Qwen, SmolLM and Mistral-Nemo)"
+    changed_lines = 0.01
+
+    def opens(self, spec: dict[str, Any]) -> bool:
+        model = spec.get("model") or {}
+        if model.get("type", "BPE") != "BPE" or "merges" not in model or model.get("dropout") or model.get("byte_fallback"):
+            return False
+        marked = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+        return not marked and holds(spec.get("pre_tokenizer"), "ByteLevel")
+
+    def read_old(self, folder: Path) -> dict[str, Any] | None:
+        return spec_of_old_files(folder) if has_old_files(folder) else None
+
+    def open(self, folder: Path, spec: dict[str, Any], indent: int | None) -> ByteBase:
+        where = str(spec_file(folder))
+        found = tuple(contradictions(folder, spec))
+        base = ByteBase(folder, spec, load_tokenizer(spec, where), model_rows(folder), indent, found)
+        check_ids(base, where)
+        return base
+
+    def extend(
+        self, base: ByteBase, counts: Counts, languages: list[str], cfg: VocabRecipe, planned_tokens: int | None, tuning: list[str]
+    ) -> Choice:
+        problem = pose(counts, base, base.grammar(), languages, cfg)
+
+        def build(merges: Merges) -> Extension:
+            return extension_of(base, merges, cfg.repair_bytes)
+
+        return choose(problem, base, cfg, planned_tokens, tuning, self, build)
+
+    def spec(self, base: ByteBase, extension: Extension) -> dict[str, Any]:
+        more = {to_letters(token.surface): token.id for token in extension.tokens}
+        name = {i: text for text, i in base.vocab.items()} | {i: text for text, i in more.items()}
+        return extended_model(base, more, [(name[left], name[right]) for left, right in extension.merges])
+
+    def files(self, base: ByteBase, extension: Extension) -> dict[str, bytes]:
+        """tokenizer.json, and vocab.json with merges.txt where the base has them.
+
+        merges.txt always begins with a version line: some readers drop the first line unseen, and the first merge would go with it.
+        """
+        spec = self.spec(base, extension)
+        files = {"tokenizer.json": json_bytes(spec, base.indent)}
+        if has_old_files(base.folder):
+            merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
+            first = (base.folder / "merges.txt").read_text(encoding="utf-8").split("\n", 1)[0]
+            head = first if first.startswith(VERSION_LINE) else f"{VERSION_LINE}: 0.2"
+            files["merges.txt"] = "\n".join([head, *merges, ""]).encode()
+            files["vocab.json"] = json_bytes(spec["model"]["vocab"], None)
+        return files
+
+    def checks(self, base: ByteBase, new: ByteBase, lines: Sequence[str], cfg: VocabRecipe) -> list[Finding]:
+        return [old_merges(base, new), coarsening(base, new, lines), reachable(base, new), old_formats(new, lines)]
 
 
-def _names(base: Base, extension: Extension) -> dict[int, str]:
-    """Id -> the string that stands for it in the vocabulary."""
-    return {i: text for text, i in base.vocab.items()} | {t.id: to_letters(t.surface) for t in extension.tokens}
-
-
-def extension_files(base: Base, extension: Extension) -> dict[str, bytes]:
-    """The tokenizer's files, by name: tokenizer.json, and vocab.json with merges.txt where the base has them.
-
-    merges.txt always begins with a version line: some readers drop the first line unseen, and the first merge would go with it.
-    """
-    spec = extended_spec(base, extension)
-    files = {"tokenizer.json": _json(spec, base.indent)}
-    if (base.folder / "vocab.json").is_file() and (base.folder / "merges.txt").is_file():
-        merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
-        first = (base.folder / "merges.txt").read_text(encoding="utf-8").split("\n", 1)[0]
-        head = first if first.startswith(VERSION_LINE) else f"{VERSION_LINE}: 0.2"
-        files["merges.txt"] = "\n".join([head, *merges, ""]).encode()
-        files["vocab.json"] = _json(spec["model"]["vocab"], None)
-    return files
-
-
-def _json(value: Any, indent: int | None) -> bytes:
-    separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators).encode()
+KIND = ByteBpe()

@@ -16,15 +16,17 @@ from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base, encode_ids
-from rewarm.vocab.byte_bpe import extended_spec, extension_of
 from rewarm.vocab.count import Counts, language_weights, split_words, words_to_merge
-from rewarm.vocab.gate import allowed_changes
+from rewarm.vocab.extension import Extension
+from rewarm.vocab.gate import allowed_changes, allowed_share
+from rewarm.vocab.kinds import Kind
 from rewarm.vocab.merge import Grammar, Merges, continue_merges
 from rewarm.vocab.pairs import Words
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import Advice, Curve, advise, auto_uses, knee, min_uses_size, size_curve
-from rewarm.vocab.rules import Guard, Refusal, refusal_of
+from rewarm.vocab.rules import Guard, Refusal
 
+Build = Callable[[Merges], Extension]
 PROTECTED = "protected"
 FRONTIER = (0.0, 0.01, 0.1, 1.0, "off")
 
@@ -67,7 +69,7 @@ def pose(counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg
     return Problem(
         words=words_to_merge(counts, ids, weights, protect, watch),
         grammar=grammar,
-        refusal=refusal_of(cfg.rules, [t["content"] for t in base.added]),
+        refusal=base.refusal(cfg.rules),
         target_bytes=sum(weights[t] * counts.bytes_of(t) for t in targets),
         protected_bytes=counts.bytes_of(PROTECTED) if protect else 0,
         unit=max(weights.values()),
@@ -80,9 +82,17 @@ def pose(counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg
 
 @dataclass(frozen=True)
 class Choice:
-    """The extension's merges, and how its size came about."""
+    """An extension, and how its size came about."""
 
-    merges: Merges
+    extension: Extension
+    learnt: int
+    """New tokens that the text asked for; `extension` may hold repaired bytes beyond."""
+    fewest_uses: float
+    """Occurrences of the rarest of them in the counted text, as it was chosen; languages weighted."""
+    refused: dict[str, int]
+    """How many candidates each rule, or the guard, refused."""
+    weights: dict[str, int]
+    """Language -> weight of one occurrence."""
     curve: Curve
     advice: Advice
     reasons: tuple[str, ...]
@@ -92,8 +102,13 @@ class Choice:
     """Changed lines on the tuning part of the protected text, None without one."""
 
 
-def choose(problem: Problem, base: Base, cfg: VocabRecipe, planned_tokens: int | None, tuning: list[str]) -> Choice:
-    """Chooses the size. UserError with the frontier over tau if a size that was asked for changes too much protected text."""
+def choose(
+    problem: Problem, base: Base, cfg: VocabRecipe, planned_tokens: int | None, tuning: list[str], kind: Kind, build: Build
+) -> Choice:
+    """Chooses the size. UserError with the frontier over tau if a size that was asked for changes too much protected text.
+
+    build: the extension that these merges make, in `kind`'s way.
+    """
     asked = cfg.max_size if cfg.size == "auto" else cfg.size
     merges = problem.solve(asked, cfg.tau)
     curve = size_curve(merges, problem.languages)
@@ -114,9 +129,11 @@ def choose(problem: Problem, base: Base, cfg: VocabRecipe, planned_tokens: int |
             reasons.append(f"{size:,}: the others would be used less than {uses} times in {where}")
     measured = None
     if tuning and size:
-        size, measured, reason = _keep_old_text(problem, merges, base, cfg, size, tuning)
+        size, measured, reason = _keep_old_text(problem, merges, base, cfg, size, tuning, kind, build)
         reasons += [reason] if reason else []
-    return Choice(merges.cut(size), curve, advice, tuple(reasons), uses, measured)
+    merges = merges.cut(size)
+    fewest = float(merges.count.min(initial=np.iinfo(np.int64).max)) / problem.unit
+    return Choice(build(merges), merges.new, fewest, merges.banned, problem.weights, curve, advice, tuple(reasons), uses, measured)
 
 
 def _why_fewer(merges: Merges, asked: int) -> str:
@@ -125,14 +142,15 @@ def _why_fewer(merges: Merges, asked: int) -> str:
 
 
 def _keep_old_text(
-    problem: Problem, merges: Merges, base: Base, cfg: VocabRecipe, size: int, tuning: list[str]
+    problem: Problem, merges: Merges, base: Base, cfg: VocabRecipe, size: int, tuning: list[str], kind: Kind, build: Build
 ) -> tuple[int, dict[str, Any], str | None]:
     """The largest size that keeps the tuning part within `max_changed_lines`; changes only grow with the size, so halving finds it."""
     before = encode_ids(base.tokenizer, tuning)
-    limit = allowed_changes(len(tuning), cfg.max_changed_lines, 0.05)
+    share = allowed_share(base, cfg)
+    limit = allowed_changes(len(tuning), share, 0.05)
 
     def changed(some: Merges) -> int:
-        new = Tokenizer.from_str(json.dumps(extended_spec(base, extension_of(base, some, cfg.repair_bytes))))
+        new = Tokenizer.from_str(json.dumps(kind.spec(base, build(some))))
         return sum(a != b for a, b in zip(before, encode_ids(new, tuning)))
 
     count = changed(merges.cut(size))
@@ -140,7 +158,7 @@ def _keep_old_text(
     if count <= limit:
         return size, {**measured, "changed_lines": count}, None
     if cfg.size != "auto":
-        raise UserError(_frontier(problem, changed, cfg, count, limit, len(tuning)), where="vocab.size", fix=_FIX)
+        raise UserError(_frontier(problem, changed, cfg, count, limit, len(tuning), share), where="vocab.size", fix=_FIX)
     low, high = 0, size
     while high - low > 1:
         middle = (low + high) // 2
@@ -152,10 +170,12 @@ def _keep_old_text(
 _FIX = "give more protected text, lower vocab.tau, or raise vocab.max_changed_lines"
 
 
-def _frontier(problem: Problem, changed: Callable[[Merges], int], cfg: VocabRecipe, count: int, limit: int, lines: int) -> str:
+def _frontier(
+    problem: Problem, changed: Callable[[Merges], int], cfg: VocabRecipe, count: int, limit: int, lines: int, share: float
+) -> str:
     """What other guards would give at the size that was asked for."""
     assert cfg.size != "auto"
-    rows = [f"{count:,} of {lines:,} protected lines would change, {limit:,} are allowed (max_changed_lines {cfg.max_changed_lines}):"]
+    rows = [f"{count:,} of {lines:,} protected lines would change, {limit:,} are allowed (max_changed_lines {share}):"]
     rows.append("tau     new tokens   bytes a token   changed lines")
     for tau in FRONTIER:
         merges = problem.solve(cfg.size, tau)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewarm.signals import check_stop
-from rewarm.vocab.base import LETTER_OF_BYTE, Base, encode_ids, open_base, to_bytes, to_letters
+from rewarm.vocab.base import Base, encode_ids, open_base
 from rewarm.vocab.pairs import Words
 from rewarm.vocab.text import lines_of
 
@@ -57,8 +57,7 @@ def count(texts: dict[str, tuple[list[str], int | None]], base: Base, workers: i
     sizes = np.array([sum(len(line.encode()) * n for line, n in lines[name].items()) for name in groups], dtype=np.int64)
     workers = workers or (len(os.sched_getaffinity(0)) if sizes.sum() > POOL_BYTES else 1)
     totals = _count_here(lines, base) if workers == 1 else _count_in_processes(lines, base, workers)
-    lacking = {LETTER_OF_BYTE[byte] for byte in base.missing_bytes}
-    cut = {name: _cut_words(words, lacking) for name, words in totals.items()}
+    cut = {name: _cut_words(words, base) for name, words in totals.items()}
     words = sorted(set().union(*cut.values()))
     index = {word: i for i, word in enumerate(words)}
     weight = np.zeros((len(words), len(groups)), dtype=np.int64)
@@ -118,24 +117,13 @@ def _count_in_processes(lines: dict[str, dict[str, int]], base: Base, workers: i
     return out
 
 
-def _cut_words(words: Counter[str], lacking: set[str]) -> Counter[str]:
+def _cut_words(words: Counter[str], base: Base) -> Counter[str]:
     """Cuts over-long words and words with bytes the base lacks; the pieces count as words of their own."""
     out: Counter[str] = Counter()
     for word, n in words.items():
-        if len(word) <= LONGEST_WORD and not (lacking and not lacking.isdisjoint(word)):
-            out[word] += n
-            continue
-        for part in _parts(word, lacking):
+        for part in base.cut_word(word, LONGEST_WORD):
             out[part] += n
     return out
-
-
-def _parts(word: str, lacking: set[str]) -> list[str]:
-    """At most LONGEST_WORD characters each, without the letters of missing bytes."""
-    text = (to_bytes(word) or b"").decode(errors="surrogateescape")
-    parts = [to_letters(text[i : i + LONGEST_WORD].encode(errors="surrogateescape")) for i in range(0, len(text), LONGEST_WORD)]
-    table = str.maketrans(dict.fromkeys(lacking, " "))
-    return [piece for part in parts for piece in part.translate(table).split()]
 
 
 def split_words(counts: Counts, base: Base) -> tuple[list[list[int]], NDArray[np.int64]]:

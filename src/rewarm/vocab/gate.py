@@ -12,15 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
-from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, read_merges_txt, to_letters
+from rewarm.vocab.base import Base, encode_ids, open_base
 from rewarm.vocab.fuzz import GateTexts, all_characters, fuzz
+from rewarm.vocab.kinds import kind_named
 from rewarm.vocab.recipe import VocabRecipe
-from rewarm.vocab.rules import refusal_of
 
 FUZZED = 20_000
 BLOCK = 1024
@@ -52,21 +50,30 @@ def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRe
         new = open_base(new_folder)
     except UserError as error:
         return [Finding(9, "reload", False, example=error.render())]
-    old_ids = set(base.vocab.values()) | base.special_ids
-    fresh = {text: i for text, i in new.vocab.items() if i not in old_ids}
-    findings = [_old_ids(base, new), _old_merges(base, new)]
-    lines = [*texts.target, *texts.protected, *fuzz(texts, base, cfg.seed, FUZZED)]
-    findings.append(_coarsening(base, new, lines))
+    if new.kind != base.kind:
+        return [Finding(1, "the kind of tokenizer is the base's", False, new.kind, base.kind)]
+    lines = [*fuzz(texts, base, cfg.seed, FUZZED), *texts.target, *texts.protected]
+    kind = kind_named(base.kind)
+    findings = [_old_ids(base, new), *kind.checks(base, new, lines, cfg)]
     if texts.protected:
-        findings.append(_protected(base, new, texts.protected, cfg.max_changed_lines))
-    findings.append(_reachable(new, fresh))
+        findings.append(_protected(base, new, texts.protected, allowed_share(base, cfg)))
     if fewest_uses is not None:
         findings.append(Finding(6, "each new token is used", fewest_uses >= 2, fewest_uses, 2, fix="lower vocab.size"))
     findings.append(_round_trip(base, new))
-    findings.append(_old_formats(new, lines[: 2_000 + len(texts.target)]))
     findings += _transformers(base, new, texts)
-    findings.append(_rules(base, new, fresh, cfg))
-    return findings
+    findings.append(_rules(base, new, cfg))
+    return sorted(findings, key=lambda finding: finding.number)
+
+
+def new_pieces(base: Base, new: Base) -> dict[str, int]:
+    """Piece -> id of what the base has no id for."""
+    old_ids = set(base.vocab.values()) | base.special_ids
+    return {text: i for text, i in new.vocab.items() if i not in old_ids}
+
+
+def allowed_share(base: Base, cfg: VocabRecipe) -> float:
+    """Share of protected lines that may change; `auto` is what the kind of tokenizer can hold."""
+    return kind_named(base.kind).changed_lines if cfg.max_changed_lines == "auto" else cfg.max_changed_lines
 
 
 def _old_ids(base: Base, new: Base) -> Finding:
@@ -89,54 +96,6 @@ def _old_ids(base: Base, new: Base) -> Finding:
         if not example and now != value:
             example = f"`{key}` was {json.dumps(value)[:80]}, now {json.dumps(now)[:80]}"
     return Finding(1, "old ids, added tokens and settings are equal", not example, len(moved), 0, example)
-
-
-def _old_merges(base: Base, new: Base) -> Finding:
-    """2: the old merges come first, in their order, and no pair stands twice."""
-    prefix = new.merges[: len(base.merges)] == base.merges
-    twice = len(new.merges) - len(set(new.merges))
-    example = (
-        ""
-        if prefix
-        else next((f"merge {i}: {a} became {b}" for i, (a, b) in enumerate(zip(base.merges, new.merges)) if a != b), "merges missing")
-    )
-    return Finding(
-        2, "old merges are a prefix", prefix and not twice, twice, 0, example or (f"{twice} merges stand twice" if twice else "")
-    )
-
-
-def byte_lengths(base: Base) -> NDArray[np.int64]:
-    """[ids] bytes of each id's text, 0 for ids that nothing has."""
-    return np.array([len(s) if s is not None else 0 for s in base.surfaces], dtype=np.int64)
-
-
-def token_ends(ids: list[list[int]], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Byte position at which each token of each text ends."""
-    return [np.cumsum(lengths[np.asarray(i, dtype=np.int64)]) for i in ids]
-
-
-def _coarsening(base: Base, new: Base, lines: list[str]) -> Finding:
-    """3: where new tokens end, old ones ended too: the new tokenizer only glues. Text with bytes the base lacks is exempt."""
-    lacking = bytes(base.missing_bytes)
-    lines = [line for line in lines if line.encode().translate(None, lacking) == line.encode()] if lacking else lines
-    broken, example = 0, ""
-    sizes = byte_lengths(base), byte_lengths(new)
-    for start in range(0, len(lines), 5_000):
-        some = lines[start : start + 5_000]
-        old = token_ends(encode_ids(base.tokenizer, some), sizes[0])
-        now = token_ends(encode_ids(new.tokenizer, some), sizes[1])
-        shift, base_ends, new_ends = 0, [], []
-        for a, b in zip(old, now):
-            base_ends.append(a + shift)
-            new_ends.append(b + shift)
-            shift += max(int(a[-1]) if len(a) else 0, int(b[-1]) if len(b) else 0) + 1
-        if np.isin(np.concatenate(new_ends), np.concatenate(base_ends)).all():
-            continue
-        for line, a, b in zip(some, old, now):
-            if not np.isin(b, a).all():
-                broken += 1
-                example = example or line[:200]
-    return Finding(3, f"new tokens only glue old ones ({len(lines):,} texts)", not broken, broken, 0, example)
 
 
 def changed_lines(base: Tokenizer, new: Tokenizer, lines: list[str]) -> tuple[int, int, int, str]:
@@ -177,30 +136,6 @@ def _protected(base: Base, new: Base, lines: list[str], share: float) -> Finding
     )  # fmt: skip
 
 
-def _reachable(new: Base, fresh: dict[str, int]) -> Finding:
-    """5: each new token comes out when its own text goes in, whether the model looks words up whole (`ignore_merges`) or not."""
-    words = list(fresh)
-    lost: dict[str, None] = {}
-    for flag in (False, True):
-        for word, ids in zip(words, encode_ids(bare_model(new.spec, ignore_merges=flag), words)):
-            if ids != [fresh[word]]:
-                lost[word] = None
-    plain = [(w, s.decode()) for w in words if (s := new.surfaces[fresh[w]]) is not None and _is_text(s)]
-    whole = [(w, t) for w, t in plain if new.pretokens(t) == [w]]
-    for (word, _), ids in zip(whole, encode_ids(new.tokenizer, [t for _, t in whole])):
-        if ids != [fresh[word]]:
-            lost[word] = None
-    return Finding(5, f"new tokens are reachable ({len(words):,})", not lost, len(lost), 0, ", ".join(list(lost)[:5]))
-
-
-def _is_text(surface: bytes) -> bool:
-    try:
-        surface.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _round_trip(base: Base, new: Base) -> Finding:
     """7: every code point survives encoding and decoding, wherever the base's does; blocks of 1,024, single ones where a block fails."""
     characters = all_characters()
@@ -214,24 +149,6 @@ def _round_trip(base: Base, new: Base) -> Finding:
 
 def _back(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
     return list(tokenizer.decode_batch(encode_ids(tokenizer, texts), skip_special_tokens=False))
-
-
-def _old_formats(new: Base, lines: list[str]) -> Finding:
-    """8: vocab.json and merges.txt, where they are, mean the same as tokenizer.json."""
-    files = new.folder / "vocab.json", new.folder / "merges.txt"
-    if not all(f.is_file() for f in files):
-        return Finding(8, "old file formats agree", True, "none")
-    vocab = json.loads(files[0].read_text(encoding="utf-8"))
-    merges = [m.split(" ", 1) for m in read_merges_txt(files[1])]
-    example = ""
-    if vocab != new.vocab:
-        example = "vocab.json holds other tokens than tokenizer.json"
-    elif [tuple(m) for m in merges] != new.merges:
-        example = "merges.txt holds other merges than tokenizer.json"
-    else:
-        other = Tokenizer.from_str(json.dumps({**new.spec, "model": {**new.spec["model"], "vocab": vocab, "merges": merges}}))
-        example = next((s for s, a, b in zip(lines, encode_ids(other, lines), encode_ids(new.tokenizer, lines)) if a != b), "")[:200]
-    return Finding(8, "old file formats agree", not example, "vocab.json, merges.txt", None, example)
 
 
 def _transformers(base: Base, new: Base, texts: GateTexts) -> list[Finding]:
@@ -274,10 +191,11 @@ def _transformers(base: Base, new: Base, texts: GateTexts) -> list[Finding]:
     return found
 
 
-def _rules(base: Base, new: Base, fresh: dict[str, int], cfg: VocabRecipe) -> Finding:
+def _rules(base: Base, new: Base, cfg: VocabRecipe) -> Finding:
     """11: no new token breaks a rule; single bytes that repair the base are no words and are not judged."""
-    refusal = refusal_of(cfg.rules, [t["content"] for t in base.added])
-    repaired = {to_letters(bytes([b])) for b in base.missing_bytes}
+    refusal = base.refusal(cfg.rules)
+    repaired = {base.written(bytes([b])) for b in base.missing_bytes}
+    fresh = new_pieces(base, new)
     broken = [(w, r) for w in fresh if w not in repaired and (r := refusal(new.surfaces[fresh[w]] or b"")) is not None]
     return Finding(11, "new tokens keep the rules", not broken, len(broken), 0, ", ".join(f"{w} ({r})" for w, r in broken[:5]))
 

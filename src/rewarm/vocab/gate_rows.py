@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base
-from rewarm.vocab.byte_bpe import Extension
+from rewarm.vocab.extension import Extension
 from rewarm.vocab.gate import Finding
 from rewarm.vocab.initialise import Start
 from rewarm.vocab.recipe import VocabRecipe

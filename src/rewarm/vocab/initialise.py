@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base
-from rewarm.vocab.byte_bpe import Extension
+from rewarm.vocab.extension import Extension
 from rewarm.vocab.focus import focus_mix
 from rewarm.vocab.recipe import VocabRecipe
 

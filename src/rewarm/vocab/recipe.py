@@ -42,10 +42,11 @@ class VocabRecipe(Section):
     tau: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["off"] = 0.01
     """Guard of old text: a merge is refused if its rate (per byte) in the protected text is above `tau` times its rate in the target text.
     `off` goes without protected text, and then nothing is proven about old text."""
-    max_changed_lines: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    max_changed_lines: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
     """Share of protected lines, set aside before counting, whose tokens may change (they get fewer and longer ones). An automatic size
-    shrinks to keep it. Lines are whole paragraphs, and an English encyclopaedia does name Kuala Lumpur and Tran Hung Dao: 8,000 Vietnamese
-    tokens change 0.6 % of such lines, and 0.02 % of their tokens."""
+    shrinks to keep it. `auto`: what the kind of tokenizer can hold, 0.01 for byte-level BPE, 0.015 for SentencePiece BPE. Lines are
+    whole paragraphs, and an English encyclopaedia does name Kuala Lumpur and Tran Hung Dao: 8,000 Vietnamese tokens change 0.6 % of such
+    lines, and 0.02 % of their tokens."""
     rules: Rules = Rules()
     """What a new token may look like."""
     min_uses: PositiveInt | Literal["auto"] = "auto"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rewarm.atomic import write_json
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base
-from rewarm.vocab.byte_bpe import Extension
+from rewarm.vocab.extension import Extension
 from rewarm.vocab.initialise import Mix, Start, is_reserved, mix_rows, refuse_split_start
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.tensors import VocabTensors, vocab_tensors

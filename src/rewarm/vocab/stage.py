@@ -22,15 +22,16 @@ from rewarm.atomic import disk_errors, open_atomic, read_json, sha256_file, swee
 from rewarm.errors import UserError
 from rewarm.progress import Reporter, Silent
 from rewarm.signals import check_stop
-from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, to_letters
-from rewarm.vocab.byte_bpe import Extension, extended_spec, extension_files, extension_of, grammar_of
-from rewarm.vocab.choose import PROTECTED, Choice, Problem, choose, pose
+from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, spec_file
+from rewarm.vocab.choose import PROTECTED, Choice
 from rewarm.vocab.count import Counts, count
+from rewarm.vocab.extension import Extension
 from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import Finding, check_tokenizer, same_again
 from rewarm.vocab.gate_bits import check_bits
 from rewarm.vocab.gate_rows import check_model
 from rewarm.vocab.initialise import plan_start
+from rewarm.vocab.kinds import Kind, kind_named
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
 from rewarm.vocab.rows import copy_beside, extend_model
@@ -89,14 +90,14 @@ def vocab_stage(
     counts = _counts(cfg, base, texts, out, reporter)
     check_stop()
     languages = sorted(targets)
-    problem = pose(counts, base, grammar_of(base), languages, cfg)
+    kind = kind_named(base.kind)
     tuning = _lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
-    choice = choose(problem, base, cfg, planned_tokens, tuning)
+    choice = kind.extend(base, counts, languages, cfg, planned_tokens, tuning)
     for reason in choice.reasons:
         reporter.say(f"  {reason}")
-    write_json(out / "curve.json", choice.curve.table(choice.merges.new))
+    write_json(out / "curve.json", choice.curve.table(choice.learnt))
     held = {name: list(read_documents(path)) for name, path in sorted(heldout.items())} or _own_heldout(texts, languages)
-    keep_base = not choice.merges.new or (cfg.extend == "auto" and not choice.advice.extend)
+    keep_base = not choice.learnt or (cfg.extend == "auto" and not choice.advice.extend)
     if keep_base:
         reporter.warn(choice.advice.text if not choice.advice.extend else "no new token is left: the base's tokenizer stays")
         table = fertility({"before": base.tokenizer}, held)
@@ -109,7 +110,7 @@ def vocab_stage(
         return facts
     if not choice.advice.extend:
         reporter.warn(f"{choice.advice.text}; done all the same, as vocab.extend is true")
-    return _write(cfg, base, problem, choice, texts, held, counts, settings, out, reporter)
+    return _write(cfg, base, kind, choice, texts, held, counts, settings, out, reporter)
 
 
 def _settings(
@@ -124,8 +125,7 @@ def _settings(
 
 
 def _spec_hash(base: Base) -> str:
-    file = base.folder / "tokenizer.json"
-    return sha256_file(file if file.is_file() else base.folder / "vocab.json")
+    return sha256_file(spec_file(base.folder))
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -254,15 +254,15 @@ def _own_heldout(texts: dict[str, Sample], languages: list[str]) -> dict[str, li
 
 
 def _write(
-    cfg: VocabRecipe, base: Base, problem: Problem, choice: Choice, texts: dict[str, Sample], held: dict[str, list[str]], counts: Counts,
+    cfg: VocabRecipe, base: Base, kind: Kind, choice: Choice, texts: dict[str, Sample], held: dict[str, list[str]], counts: Counts,
     settings: dict[str, Any], out: Path, reporter: Reporter,
 ) -> dict[str, Any]:  # fmt: skip
     """Files, gate, rows, gate, reports; then `model/` is put in place."""
-    extension = extension_of(base, choice.merges, cfg.repair_bytes)
+    extension = choice.extension
     building = out / "building"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
-    files = extension_files(base, extension)
+    files = kind.files(base, extension)
     for name, content in files.items():
         write_atomic(building / name, content)
     left = copy_beside(base, building)
@@ -272,14 +272,13 @@ def _write(
         target=[line for name in sorted(texts) if name != PROTECTED for line in _lines(_up_to(texts[name].tuning, HELD_BYTES))],
         protected=_lines(texts[PROTECTED].test) if PROTECTED in texts else [],
     )
-    fewest = float(choice.merges.count.min()) / problem.unit
     reporter.say("  checking the tokenizer")
-    findings = check_tokenizer(base, building, gate_texts, cfg, fewest)
-    findings.append(same_again(extension_files(base, extension), building))
+    findings = check_tokenizer(base, building, gate_texts, cfg, choice.fewest_uses)
+    findings.append(same_again(kind.files(base, extension), building))
     _block(findings, building, out)
     check_stop()
     new = Tokenizer.from_file(str(building / "tokenizer.json"))
-    start = plan_start(base, extension, cfg, new, {name: texts[f"target:{name}"].counted for name in sorted(problem.weights)})
+    start = plan_start(base, extension, cfg, new, {name: texts[f"target:{name}"].counted for name in sorted(choice.weights)})
     tensors, rows = extend_model(base, extension, building, cfg, start)
     reporter.say("  checking the model's rows")
     findings += check_model(base, building, extension, cfg, start)
@@ -287,17 +286,17 @@ def _write(
     findings += both_run
     _block(findings, building, out)
     table = fertility({"before": base.tokenizer, "after": new}, held)
-    uses = _uses(base, extension, counts, sorted(problem.weights))
+    uses = _uses(kind.spec(base, extension), extension, counts, sorted(choice.weights))
     protected = next((f.value for f in findings if f.number == 4), None)
     facts = {
-        "extended": True, "kind": base.kind, "new_tokens": choice.merges.new, "repaired_bytes": len(extension.tokens) - choice.merges.new,
+        "extended": True, "kind": base.kind, "new_tokens": choice.learnt, "repaired_bytes": len(extension.tokens) - choice.learnt,
         "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tied": tensors.tied,
         "bytes_per_token": {name: {k: row[k]["bytes_per_token"] for k in ("before", "after")} for name, row in table.items()},
-        "gain": round(choice.curve.gain(choice.merges.new), 4), "size_reasons": list(choice.reasons), "protected": protected,
+        "gain": round(choice.curve.gain(choice.learnt), 4), "size_reasons": list(choice.reasons), "protected": protected,
         "both_run": {f.name: f.value for f in both_run}, "unreachable": next(f.value for f in findings if f.number == 5),
     }  # fmt: skip
     write_json(out / "gate.json", [f.record() for f in findings])
-    write_json(out / "extension.json", _extension_record(cfg, base, extension, choice, problem, uses, rows))
+    write_json(out / "extension.json", _extension_record(cfg, base, choice, uses, rows))
     write_atomic(out / "new_tokens.tsv", _tsv(base, extension, uses))
     report = {"settings": settings, "facts": facts, "texts": table, "unused_alone": int((uses == 0).sum()), "min_uses": choice.min_uses}
     write_json(out / "report.json", {**report, "tuning": choice.tuning, "base_findings": list(base.findings), "not_copied": left})
@@ -320,9 +319,9 @@ def _block(findings: list[Finding], building: Path, out: Path) -> None:
     raise UserError("the extended tokenizer breaks what it must keep:\n" + "\n".join(lines), where=str(rejected), fix=fix)
 
 
-def _uses(base: Base, extension: Extension, counts: Counts, languages: list[str]) -> Any:
+def _uses(spec: dict[str, Any], extension: Extension, counts: Counts, languages: list[str]) -> Any:
     """[new ids] uses of each new token in the counted target text, as the finished tokenizer cuts it (0: only part of longer ones)."""
-    ids = encode_ids(bare_model(extended_spec(base, extension)), counts.words)
+    ids = encode_ids(bare_model(spec), counts.words)
     lengths = np.fromiter((len(i) for i in ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter((t for i in ids for t in i), dtype=np.int64, count=int(lengths.sum())) - extension.first_new_id
     weight = np.repeat(sum(counts.column(f"target:{name}") for name in languages), lengths)
@@ -331,15 +330,14 @@ def _uses(base: Base, extension: Extension, counts: Counts, languages: list[str]
     return out
 
 
-def _extension_record(
-    cfg: VocabRecipe, base: Base, extension: Extension, choice: Choice, problem: Problem, uses: Any, rows: int
-) -> dict[str, Any]:
+def _extension_record(cfg: VocabRecipe, base: Base, choice: Choice, uses: Any, rows: int) -> dict[str, Any]:
     """extension.json: all that a trainer, an exporter or an auditor needs to know of what was added."""
+    extension = choice.extension
     tokens = [{"id": t.id, "surface": _readable(t.surface), "parts": list(t.parts), "uses": int(n)} for t, n in zip(extension.tokens, uses)]
     return {
         "format": FORMAT, "base": {"name": base.folder.name, "tokenizer_sha256": _spec_hash(base), "rows": base.rows}, "kind": base.kind,
         "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tokens": tokens,
-        "merges": [list(m) for m in extension.merges], "banned": choice.merges.banned, "tau": cfg.tau, "weights": problem.weights,
+        "merges": [list(m) for m in extension.merges], "banned": choice.refused, "tau": cfg.tau, "weights": choice.weights,
         "init": cfg.init, "seed": cfg.seed,
         "versions": {"rewarm": __version__, "tokenizers": version("tokenizers"), "numpy": version("numpy")},
     }  # fmt: skip
@@ -359,5 +357,5 @@ def _tsv(base: Base, extension: Extension, uses: Any) -> str:
     lines = ["id\ttoken\ttext\tparts\tuses"]
     for token, n in zip(extension.tokens, uses):
         text = next(iter(_readable(token.surface).values()))
-        lines.append(f"{token.id}\t{to_letters(token.surface)}\t{text}\t{' '.join(name[p] for p in token.parts)}\t{int(n)}")
+        lines.append(f"{token.id}\t{base.written(token.surface)}\t{text}\t{' '.join(name[p] for p in token.parts)}\t{int(n)}")
     return "\n".join(lines) + "\n"
