@@ -1,4 +1,7 @@
-"""Renders `benchmarks/results/*.json` into docs/benchmarks.md; with `--check` it fails when the page differs from the results."""
+"""Renders `benchmarks/results/*.json` into docs/benchmarks.md, and vocab.json, which is too long for that page, into docs/vocabulary.md.
+
+With `--check` it fails when a page differs from the results.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import json
 import sys
 from pathlib import Path
 
+import render_vocab
+
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+DOCS = HERE.parent / "docs"
+OWN_PAGE = {"vocab": ("vocabulary.md", render_vocab.page)}
 
 
 def table(result: dict) -> list[str]:
@@ -36,20 +42,34 @@ def page() -> str:
         "",
     ]
     for path in sorted((HERE / "results").glob("*.json")):
-        lines += table(json.loads(path.read_text(encoding="utf-8")))
+        if path.stem in OWN_PAGE:
+            name = OWN_PAGE[path.stem][0]
+            lines += [f"## {path.stem}", "", f"Its tables are on a page of their own: [{name}]({name}).", ""]
+        else:
+            lines += table(json.loads(path.read_text(encoding="utf-8")))
     return "\n".join(lines)
 
 
+def pages() -> dict[str, str]:
+    """File in docs/ -> its text."""
+    results = {path.stem: path for path in sorted((HERE / "results").glob("*.json"))}
+    own = {
+        name: render(json.loads(results[stem].read_text(encoding="utf-8"))) for stem, (name, render) in OWN_PAGE.items() if stem in results
+    }
+    return {"benchmarks.md": page(), **own}
+
+
 def main() -> int:
-    text = page()
-    if "--check" in sys.argv:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-            print("docs/benchmarks.md differs from benchmarks/results: run `make docs` and commit it", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(HERE.parent)}")
-    return 0
+    stale = False
+    for name, text in pages().items():
+        file = DOCS / name
+        if "--check" not in sys.argv:
+            file.write_text(text, encoding="utf-8")
+            print(f"wrote docs/{name}")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != text:
+            print(f"docs/{name} differs from benchmarks/results: run `make docs` and commit it", file=sys.stderr)
+            stale = True
+    return int(stale)
 
 
 if __name__ == "__main__":
