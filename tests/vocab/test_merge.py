@@ -44,7 +44,7 @@ def problems(draw: st.DrawFn) -> tuple[Words, Grammar]:
             if LETTERS[a] + LETTERS[b] in LETTERS[:symbols]:
                 known[pair_key(a, b)] = rank
     holes = draw(st.integers(0, 3))
-    return words_of(texts, draw(counts), draw(counts)), Grammar(LETTERS[:symbols], symbols + holes, known)
+    return words_of(texts, draw(counts), draw(counts)), Grammar(LETTERS[:symbols], symbols + holes, known, draw(st.booleans()))
 
 
 def refuse_some(surface: bytes) -> str | None:
@@ -90,13 +90,14 @@ def test_a_weight_times_seven_changes_nothing(problem: tuple[Words, Grammar], ta
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_loops_agree_on_many_words_and_many_floors(seed: int) -> None:
+@pytest.mark.parametrize("every_split", [False, True])
+def test_the_loops_agree_on_many_words_and_many_floors(seed: int, every_split: bool) -> None:
     """Counts over five orders of magnitude make the queue refill again and again; bans and old tokens come up late."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, len(LETTERS), rng.integers(2, 9)).tolist() for _ in range(250)]
     counts = (10 ** rng.uniform(0, 5, 250)).astype(int)
     words = words_of(texts, counts.tolist(), rng.integers(0, 50, 250).tolist())
-    grammar = Grammar(LETTERS, len(LETTERS), {pair_key(4, 2): 0})
+    grammar = Grammar(LETTERS, len(LETTERS), {pair_key(4, 2): 0}, every_split)
     guard = Guard(Fraction("0.05"), int(counts.sum()), 10_000)
     same(continue_merges(words, grammar, 120, refuse_some, guard), continue_merges_reference(words, grammar, 120, refuse_some, guard))
 
@@ -141,6 +142,32 @@ def test_a_new_merge_is_not_appended_twice_either() -> None:
     merges = continue_merges(words, Grammar(surfaces, 5, {}), 9, lambda s: None, Guard(None, 1, 0))
     assert list(zip(merges.left, merges.right, merges.id)) == [(4, 3, 5), (1, 2, 4)]
     assert merges.saved.sum() == 9 + 5 + 5
+
+
+def test_with_every_split_a_piece_is_joined_whichever_pair_it_came_from() -> None:
+    """SentencePiece knows no merges, only pieces: once (ab, c) has made abc, (a, bc) is abc too, at the same rank and without asking."""
+    surfaces = [b"a", b"b", b"c", b"ab", b"bc"]
+    words = words_of([[3, 2], [0, 4]], [9, 5], [0, 0])
+    for every, saved in ((False, 9), (True, 14)):
+        merges = continue_merges(words, Grammar(surfaces, 5, {}, every), 1, lambda s: None, Guard(None, 1, 0))
+        assert list(zip(merges.left, merges.right, merges.id)) == [(3, 2, 5)] and merges.saved.tolist() == [[saved]]
+
+
+def test_with_every_split_the_guard_counts_every_pair_of_a_piece() -> None:
+    """Protected text that would be joined by a piece's other pair is changed just as well."""
+    surfaces = [b"a", b"b", b"c", b"ab", b"bc"]
+    words = words_of([[3, 2], [0, 4]], [90, 0], [0, 40])
+    for every, new in ((False, 1), (True, 0)):
+        guard = Guard(Fraction("0.1"), 1_000, 1_000)
+        assert continue_merges(words, Grammar(surfaces, 5, {}, every), 1, lambda s: None, guard).new == new
+
+
+def test_with_every_split_a_new_token_completes_an_old_piece() -> None:
+    """x|yz|w: once yzw is a piece, x and yzw stand side by side, and SentencePiece joins them to the old piece xyzw at once."""
+    surfaces = [b"x", b"yz", b"w", b"xyzw"]
+    words = words_of([[0, 1, 2], [1, 2]], [1, 9], [0, 0])
+    merges = continue_merges(words, Grammar(surfaces, 4, {}, True), 1, lambda s: None, Guard(None, 1, 0))
+    assert list(zip(merges.left, merges.right, merges.id)) == [(1, 2, 4)] and merges.saved.tolist() == [[11]]
 
 
 def test_the_guard_compares_rates_not_counts() -> None:

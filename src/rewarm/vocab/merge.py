@@ -12,7 +12,7 @@ a bound that comes up and equals the true count is the largest of all. Its work 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +32,8 @@ class Grammar:
     first_id: int
     known: dict[int, int]
     """`left << 32 | right` -> rank of the old merges."""
+    every_split: bool = False
+    """SentencePiece has no list of merges: any two neighbours whose whole is a piece are joined, whichever pair the piece came from."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class _Log:
         self.surface = {i: s for i, s in enumerate(grammar.surfaces) if s is not None}
         self.ids = {s: i for i, s in reversed(self.surface.items())}
         self.known = dict(grammar.known)
+        self.every_split = grammar.every_split
+        self.rank_of: dict[int, int] = {}
         self.rank = max(self.known.values(), default=-1) + 1
         self.first_id = self.next_id = grammar.first_id
         self.banned: Counter[str] = Counter()
@@ -84,6 +88,8 @@ class _Log:
     def refuse(self, left: int, right: int, target: int, protected: int, refusal: Refusal, guard: Guard) -> bool:
         a, b = self.surface.get(left), self.surface.get(right)
         reason = "control token" if a is None or b is None else refusal(a + b)
+        if reason is None and self.every_split and (a or b"") + (b or b"") in self.ids:
+            reason = "old token"
         if reason is None and guard.refuses(target, protected):
             reason = "guard"
         if reason is not None:
@@ -100,10 +106,31 @@ class _Log:
             self.surface[result] = whole
             self.ids[whole] = result
         self.known[pair_key(left, right)] = self.rank
+        self.rank_of.setdefault(result, self.rank)
         self.rank += 1
         self.rows.append((left, right, result, target))
         self.saved.append(np.zeros(self.width, dtype=np.int64))
         return result, found is None
+
+    def other_splits(self, left: int, right: int) -> list[tuple[int, int]]:
+        """Other pairs of tokens with the same text, which the merge would join as well; none where merges are a list."""
+        a, b = self.surface.get(left), self.surface.get(right)
+        if not self.every_split or a is None or b is None:
+            return []
+        whole, ids = a + b, self.ids
+        cuts = [(ids.get(whole[:i]), ids.get(whole[i:])) for i in range(1, len(whole))]
+        return [(x, y) for x, y in cuts if x is not None and y is not None and (x, y) != (left, right)]
+
+    def learn(self, pairs: Iterable[tuple[int, int]]) -> list[int]:
+        """Keys of those of these pairs that a new token has made into merges, as their whole is a piece. None where merges are a list."""
+        out = []
+        for left, right in pairs if self.every_split else ():
+            key, a, b = pair_key(left, right), self.surface.get(left), self.surface.get(right)
+            result = self.ids.get(a + b) if a is not None and b is not None and key not in self.known else None
+            if result is not None and max(left, right, result) >= self.first_id:
+                self.known[key] = self.rank_of.get(result, 0)
+                out.append(key)
+        return out
 
     def known_result(self, left: int, right: int) -> int:
         return self.ids[self.surface[left] + self.surface[right]]
@@ -122,7 +149,8 @@ class _Log:
 def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2) -> Merges:
     """At most k new ids, by definition: count all pairs, take the commonest (ties: smaller ids), join, begin again.
 
-    A pair that is a merge already (it can arise when a merge leads to an old token) is joined at once, as the encoder would.
+    A pair that is a merge already (it can arise when a merge leads to an old token) is joined at once, as the encoder would. With
+    `every_split`, the guard counts all pairs that the merge would join.
     """
     log = _Log(grammar, words.watch.shape[1])
     ends = np.cumsum(words.lengths)
@@ -135,16 +163,18 @@ def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: R
             for pair in pairwise(text):
                 target[pair] += int(words.target[word])
                 protected[pair] += int(words.protected[word])
+        log.learn(target)
         ready = [pair for pair in target if pair_key(*pair) in log.known]
         if ready:
-            pair = min(ready, key=lambda p: log.known[pair_key(*p)])
+            pair = min(ready, key=lambda p: (log.known[pair_key(*p)], p))
             result = log.known_result(*pair)
         else:
             open_pairs = [(-n, pair) for pair, n in target.items() if n >= min_count and pair not in banned]
             if log.made >= k or not open_pairs:
                 return log.merges()
             pair = min(open_pairs)[1]
-            if log.refuse(*pair, target[pair], protected[pair], refusal, guard):
+            whole = [pair, *log.other_splits(*pair)]
+            if log.refuse(*pair, sum(target[p] for p in whole), sum(protected[p] for p in whole), refusal, guard):
                 banned.add(pair)
                 continue
             result, _ = log.join(*pair, target[pair])
@@ -190,12 +220,19 @@ def continue_merges(words: Words, grammar: Grammar, k: int, refusal: Refusal, gu
             if target < bound:
                 queue.lower(left, right, target)
                 continue
-            if log.refuse(left, right, target, line.protected_at(places), refusal, guard):
+            others = [line.places(*pair) for pair in log.other_splits(left, right)]
+            whole = target + sum(map(line.target_at, others)), line.protected_at(places) + sum(map(line.protected_at, others))
+            if log.refuse(left, right, *whole, refusal, guard):
                 queue.ban(left, right)
                 continue
             queue.drop(left, right)
             result, is_new = log.join(left, right, target)
+            for key in log.learn(log.other_splits(left, right)):
+                queue.urge(key)
         taken = line.join(places, left, right, result)
         log.save(line.watched_at(taken))
-        queue.raise_bounds(*line.counts_around(taken if is_new else line.live(result), result))
+        keys, counts = line.counts_around(taken if is_new else line.live(result), result)
+        if grammar.every_split:
+            log.learn((key >> 32, key & 0xFFFFFFFF) for key in keys.tolist())
+        queue.raise_bounds(keys, counts)
     return log.merges()

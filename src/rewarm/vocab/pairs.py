@@ -196,6 +196,10 @@ class Queue:
     def _urgency(self, key: int) -> int:
         return 2 * AT_ONCE - 1 - self.known[key]
 
+    def urge(self, key: int) -> None:
+        """A pair that has just become a merge comes up before all others."""
+        self._push(key, self._urgency(key))
+
     def drop(self, left: int, right: int) -> None:
         self.bound.pop(pair_key(left, right), None)
 
