@@ -127,10 +127,12 @@ def _torch(torch: Any) -> Finding:
 def _gpus(torch: Any) -> list[Finding]:
     if not torch.cuda.is_available():
         if Path("/proc/driver/nvidia/version").exists():
-            wrong = "this torch is built for CPUs only" if torch.version.cuda is None else "driver and torch do not fit, or it is hidden"
-            return [
-                Finding("GPU", "better", f"an NVIDIA driver is here, but torch sees no GPU: {wrong}", "pip install a CUDA build of torch")
-            ]
+            if torch.version.cuda is None:
+                wrong, gives = "this torch is built for CPUs only", "speed: pip install a CUDA build of torch"
+            else:
+                wrong = "it is hidden, or the driver is too old"
+                gives = f"speed: look at CUDA_VISIBLE_DEVICES, and whether the driver is new enough for CUDA {torch.version.cuda}"
+            return [Finding("GPU", "better", f"an NVIDIA driver is here, but torch sees no GPU: {wrong}", gives)]
         gives = "speed: a 135M model trained on 162,000 tokens a second on one H100, on about 200 on 2 cores"
         return [Finding("GPU", "better", "none", gives)]
     out = []
