@@ -86,15 +86,8 @@ def vocab_stage(
     sweep(out)
     for finding in base.findings:
         reporter.warn(finding)
-    texts = _sample(cfg, targets, protect, reporter)
-    counts = _counts(cfg, base, texts, out, reporter)
-    check_stop()
-    languages = sorted(targets)
-    kind = kind_named(base.kind)
-    tuning = _lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
-    choice = kind.extend(base, counts, languages, cfg, planned_tokens, tuning)
-    for reason in choice.reasons:
-        reporter.say(f"  {reason}")
+    texts, counts, choice = survey(cfg, base, targets, protect, planned_tokens, out, reporter)
+    languages, kind = sorted(targets), kind_named(base.kind)
     write_json(out / "curve.json", choice.curve.table(choice.learnt))
     held = {name: list(read_documents(path)) for name, path in sorted(heldout.items())} or _own_heldout(texts, languages)
     keep_base = not choice.learnt or (cfg.extend == "auto" and not choice.advice.extend)
@@ -111,6 +104,26 @@ def vocab_stage(
     if not choice.advice.extend:
         reporter.warn(f"{choice.advice.text}; done all the same, as vocab.extend is true")
     return _write(cfg, base, kind, choice, texts, held, counts, settings, out, reporter)
+
+
+def survey(
+    cfg: VocabRecipe,
+    base: Base,
+    targets: dict[str, list[Path]],
+    protect: list[Path],
+    planned_tokens: int | None,
+    out: Path,
+    reporter: Reporter,
+) -> tuple[dict[str, Sample], Counts, Choice]:
+    """Samples and counts the texts and chooses the new tokens: all that can be said before a file is written. Counts are kept in `out`."""
+    texts = _sample(cfg, targets, protect, reporter)
+    counts = _counts(cfg, base, texts, out, reporter)
+    check_stop()
+    tuning = _lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
+    choice = kind_named(base.kind).extend(base, counts, sorted(targets), cfg, planned_tokens, tuning)
+    for reason in choice.reasons:
+        reporter.say(f"  {reason}")
+    return texts, counts, choice
 
 
 def _settings(
