@@ -62,7 +62,8 @@ class VocabRecipe(Section):
     """Whether both models are run before anything is saved: logits of old ids must agree, and protected text must cost at most 0.05 bits a
     byte more than with the base. `auto`: where that takes seconds, below 500 million parameters."""
     pad_to: PositiveInt = 128
-    """Rows are padded to a multiple of this (matrix products like round sizes), and are never fewer than the base has."""
+    """Where the new ids do not fit into the rows that the base has, there are as many as a multiple of this (matrix products like round
+    sizes). Rows are never fewer than before."""
     repair_bytes: bool = True
     """Adds the single bytes the base lacks, after the new tokens, so that every text survives encoding and decoding."""
     sample_mb: PositiveInt = 100

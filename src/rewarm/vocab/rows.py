@@ -31,8 +31,8 @@ _LEAST_NORM, _MOST_NORM = 0.2, 5.0
 
 
 def padded_rows(old_rows: int, true_vocab: int, pad_to: int) -> int:
-    """Rows of the extended model: a multiple of pad_to that holds all ids, and never fewer than before."""
-    return max(old_rows, -(-true_vocab // pad_to) * pad_to)
+    """Rows of the extended model: the old ones if they hold all ids (adapters of the base then still fit), else a multiple of pad_to."""
+    return old_rows if true_vocab <= old_rows else -(-true_vocab // pad_to) * pad_to
 
 
 def trained_rows(table: Table, base: Base) -> NDArray[np.int64]:
@@ -65,9 +65,13 @@ def mean_row(table: Table, ids: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def new_blocks(table: Table, mix: Mix, mean: NDArray[np.float32], first_new_id: int, rows: int) -> Iterator[tuple[int, bytes]]:
     """(first row, bytes) of rows first_new_id .. rows-1 in the tensor's dtype: the new tokens, then the mean row as padding."""
+
+    def take(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return table.take(np.where(ids < table.rows, ids, 0))  # as `old_blocks`
+
     for start in range(0, len(mix), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(mix))
-        yield first_new_id + start, to_bytes(mix_rows(table.take, mix, mean, start, stop), table.dtype)
+        yield first_new_id + start, to_bytes(mix_rows(take, mix, mean, start, stop), table.dtype)
     padding = to_bytes(mean, table.dtype)
     for start in range(first_new_id + len(mix), rows, _ROWS_AT_ONCE):
         yield start, padding * (min(start + _ROWS_AT_ONCE, rows) - start)
@@ -148,7 +152,7 @@ def copy_beside(base: Base, out: Path) -> list[str]:
     left = []
     for path in sorted(base.folder.iterdir()):
         name = path.name
-        if name in _STALE:
+        if name in _STALE and not (out / name).exists():
             left.append(name)
         elif path.is_dir():
             if name == "additional_chat_templates":
