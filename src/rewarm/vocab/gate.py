@@ -50,11 +50,12 @@ def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRe
         new = open_base(new_folder)
     except UserError as error:
         return [Finding(9, "reload", False, example=error.render())]
-    if new.kind != base.kind:
-        return [Finding(1, "the kind of tokenizer is the base's", False, new.kind, base.kind)]
     lines = [*fuzz(texts, base, cfg.seed, FUZZED), *texts.target, *texts.protected]
-    kind = kind_named(base.kind)
-    findings = [_old_ids(base, new), *kind.checks(base, new, lines, cfg)]
+    findings = [_old_ids(base, new)]
+    if new.kind == base.kind:
+        findings += kind_named(base.kind).checks(base, new, lines, cfg)
+    else:
+        findings.append(Finding(2, "the kind of tokenizer is the base's", False, new.kind, base.kind, "it was trained anew"))
     if texts.protected:
         findings.append(_protected(base, new, texts.protected, allowed_share(base, cfg)))
     if fewest_uses is not None:
