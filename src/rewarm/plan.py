@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rewarm.console import Console, duration, quantity
 from rewarm.corpus.language import look, told
-from rewarm.corpus.plan import source_files
+from rewarm.corpus.plan import PACKED, source_files
 from rewarm.corpus.read import Tally, read_file
 from rewarm.forecast import Forecast, TextSize, forecast
 from rewarm.measuring import Measured, SampleText, measure
@@ -222,15 +222,16 @@ def _look(source: Any, files: list[Any], encode: Any) -> SourcePlan:
         if taken >= SAMPLE_BYTES:
             exact = False
             break
-        before = taken
-        for row in read_file(file, source, Tally()):
+        before, tally = taken, Tally()
+        for row in read_file(file, source, tally):
             if taken >= SAMPLE_BYTES:
                 exact = False
                 break
             texts.append(row.text)
             taken += len(row.text.encode())
-        # of a file that was not read to its end we know only the share of its text that a ratio of bytes would give: taken as its bytes
-        size += file.path.stat().st_size if exact else min(file.path.stat().st_size, taken - before)
+        # how far a file was read is known by its bytes on disk where it is packed, else by the text that came of it: blocks read ahead
+        packed = file.format == "parquet" or file.path.suffix.lower() in PACKED
+        size += file.bytes if exact else min(file.bytes, tally.place if packed else taken - before)
     wrong = told(look(texts if exact or len(files) == 1 else _beginnings(source, files), source.languages), source.languages)
     tokens = encode(texts) if texts else 0
     scale = 1.0 if exact else max(1.0, whole / max(1, size))

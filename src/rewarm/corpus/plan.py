@@ -15,7 +15,7 @@ from rewarm.errors import UserError, did_you_mean
 
 TASK_BYTES = 64_000_000
 _FORMATS = {".txt": "txt", ".text": "txt", ".md": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_PACKED = (".gz", ".zst", ".zstd")
+PACKED = (".gz", ".zst", ".zstd")
 _WILD = "*?["
 
 
@@ -45,7 +45,7 @@ class Task:
 def format_of(path: Path) -> str | None:
     """`txt`, `jsonl` or `parquet` by the file's ending, below a .gz or .zst; None if the ending says nothing."""
     suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in _PACKED:
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 

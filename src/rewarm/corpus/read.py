@@ -242,10 +242,10 @@ def read_parquet(file: InputFile, source: Source, tally: Tally) -> Iterator[Row]
         row = 0
         for batch in table.iter_batches(batch_size=256, columns=columns):
             texts = _strings(batch.column(source.text_field), file, source)
-            tally.at(file.bytes * row // max(1, table.metadata.num_rows))
             ids = batch.column(columns[-1]).to_pylist() if len(columns) > 1 else [None] * len(texts)
             for text, name in zip(texts, ids):
                 tally.rows += 1
+                tally.at(file.bytes * (row + 1) // table.metadata.num_rows)
                 if text is None:
                     tally.reject(Reject(file.name, row + 1, None, "type", f"column `{source.text_field}` is null"))
                 else:
