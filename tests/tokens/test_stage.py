@@ -18,9 +18,11 @@ from tokenizers import Tokenizer
 from rewarm import signals
 from rewarm.errors import Stopped, UserError
 from rewarm.progress import Silent
+from rewarm.tokens import stage
 from rewarm.tokens.recipe import TokensRecipe
 from rewarm.tokens.shards import dtype_for, open_tokens
 from rewarm.tokens.stage import TokenSource, rows_stage, tokenize_stage
+from rewarm.vocab.encoder import Encoder, open_encoder, watched
 
 CFG = TokensRecipe(row_tokens=64)
 
@@ -103,6 +105,24 @@ def test_a_stop_between_two_shards_keeps_the_first_and_a_rerun_ends_the_same(fol
     assert (out / "law" / "00000.docs.parquet").is_file() and not (out / "index.json").exists()
     tokenize_stage(CFG, model_dir, sources, out, Silent())
     assert contents(out) == contents(folders[0])
+
+
+def test_a_fast_encoder_that_fails_at_work_is_replaced_and_its_shard_made_again(folders, sources, model_dir, tmp_path, monkeypatch):
+    """Its ids would train without an error. The shards are those of the reference, and the result says who made them."""
+    reference = open_encoder(model_dir / "tokenizer.json", [])
+    calls = []
+
+    def broken(texts):
+        calls.append(len(texts))
+        return [ids[:-1] for ids in reference.encode_batch(texts)]
+
+    fast = watched(Encoder("fast", "1", broken), reference, every=2)
+    monkeypatch.setattr(stage, "open_encoder", lambda *_: fast)
+    said = Silent()
+    made = tokenize_stage(CFG, model_dir, sources, tmp_path, said)
+    assert len(calls) == 1 and made["encoder"] == f"tokenizers {reference.version}"
+    assert "encoded again by tokenizers" in said.warnings[0] and sources[0].files[0].name in said.warnings[0]
+    assert contents(tmp_path) == contents(folders[0])
 
 
 def test_killed_at_any_moment_a_rerun_gives_the_same_bytes(folders, sources, model_dir, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rewarm.errors import UserError
-from rewarm.vocab.encoder import open_encoder, special_tokens, unkind_texts
+from rewarm.vocab.encoder import EncoderDiffers, open_encoder, special_tokens, unkind_texts, watched
 
 TEXTS = ["tiếng Việt và con đường mới", "the old road, the new road", "a  b\n\n\tc", ""]
 
@@ -231,3 +232,36 @@ def test_a_tokenizer_json_that_nothing_reads_is_an_error_for_the_user(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Nothing", "vocab": {}}}))
     with pytest.raises(UserError, match="cannot read it"):
         open_encoder(tmp_path / "tokenizer.json", [])
+
+
+def test_a_fast_encoder_is_watched_while_it_works(fastokens, tmp_path):
+    """A fault that no text of the sample shows: found at the next document that is encoded twice, wherever batches begin and end."""
+    fastokens(broken_ids="all_ids = [ids[:-1] if 'trap' in t else ids for ids, t in zip(all_ids, texts)]")
+    path = byte_level(tmp_path / "base")
+    fast = open_encoder(path, TEXTS)
+    assert fast.name == "fastokens" and fast.reference is not None and fast.reference.name == "tokenizers"
+    assert len(fast.encode_batch(["trap", *["road"] * 50])) == 51, "the first of 10,000 documents is not looked at"
+    for number in range(1, 8):
+        texts = ["road"] * 12
+        texts[number] = "trap"
+        watched_one = watched(fast, fast.reference, every=4)
+        batches = [texts[:3], texts[3:8], texts[8:]]
+        if (number + 1) % 4:
+            assert sum(len(watched_one.encode_batch(batch)) for batch in batches) == 12
+        else:
+            with pytest.raises(EncoderDiffers, match=r"fastokens unknown gives other ids than tokenizers for 'trap'"):
+                for batch in batches:
+                    watched_one.encode_batch(batch)
+
+
+@pytest.mark.skipif(find_spec("fastokens") is None, reason="fastokens is not installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_real_fastokens_is_exact_or_passed_over(kind, tmp_path):
+    """Whatever it makes of this kind of tokenizer, the ids are the reference's."""
+    path = KINDS[kind](tmp_path)
+    encoder = open_encoder(path, TEXTS)
+    reference = open_encoder(path, TEXTS, prefer=("tokenizers",))
+    assert encoder.name == "fastokens" or encoder.passed_over
+    texts = [*TEXTS, *unkind_texts(path), "con đường </s> mới"]
+    for ids, expected in zip(encoder.encode_batch(texts), reference.encode_batch(texts), strict=True):
+        assert np.array_equal(ids, expected)

@@ -31,7 +31,7 @@ from rewarm.tokens.scramble import key_of
 from rewarm.tokens.separators import Separators, separators
 from rewarm.tokens.shards import Shard, SourceTokens, dtype_for, finished_shard, open_tokens, write_shard
 from rewarm.tokens.surfaces import byte_lengths
-from rewarm.vocab.encoder import Encoder, open_encoder
+from rewarm.vocab.encoder import Encoder, EncoderDiffers, open_encoder
 
 FORMAT = 1
 _BATCH_DOCUMENTS = 512
@@ -74,7 +74,14 @@ def tokenize_stage(cfg: TokensRecipe, model_dir: Path, sources: list[TokenSource
             shards = []
             for number, file in enumerate(source.files):
                 check_stop()
-                shards.append(_shard(out, source.name, number, file, encoder, ends, vocab, reporter))
+                try:
+                    made_shard = _shard(out, source.name, number, file, encoder, ends, vocab, reporter)
+                except EncoderDiffers as error:
+                    assert encoder.reference is not None, "only a fast encoder is watched"
+                    reporter.warn(f"{error}: {file.name} of {source.name} is encoded again by tokenizers, which does all that follows")
+                    encoder = encoder.reference
+                    made_shard = _shard(out, source.name, number, file, encoder, ends, vocab, reporter)
+                shards.append(made_shard)
                 bar.advance(_text_bytes(file) / 1e6, source.name)
             done.append({"name": source.name, "role": source.role, "shards": shards} | _sum(shards))
     if not sum(made["documents"] for made in done):
