@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from rewarm import __version__
+from rewarm.cli_options import Out, Overrides, named_path, run_until
+from rewarm.cli_vocab import vocab_app
 
 app = typer.Typer(
     name="rewarm",
@@ -20,22 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-vocab_app = typer.Typer(no_args_is_help=True, help="Extend a tokenizer without changing what it does to old text.", rich_markup_mode=None)
 app.add_typer(vocab_app, name="vocab")
 
 
-def _folder(path: str | None) -> Path | None:
-    """A folder to write to. An empty one is a variable that was not set, and would mean the folder we are in."""
-    from rewarm.errors import UserError
-
-    if path is not None and not path.strip():
-        raise UserError("an empty name", where="--out", fix="give a folder")
-    return None if path is None else Path(path)
-
-
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `rewarm recipe` lists its fields")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="fields to change, as train.max_minutes=20")]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="the run's folder; default runs/<recipe's name>")]
 
 
 def _version(asked: bool) -> None:
@@ -61,41 +51,31 @@ def demo(
     from rewarm.console import Console
     from rewarm.demo.start import run_demo
 
-    run_demo(overrides or [], _folder(out) or Path(out), Console())
+    run_demo(overrides or [], named_path(out) or Path(out), Console())
 
 
 @app.command()
 def run(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
     """Every stage of a recipe, resumable; ends with a table and the model's folder."""
-    _until(recipe, overrides, out, None)
+    run_until(recipe, overrides, out, None)
 
 
 @app.command()
 def corpus(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
     """Only the corpus: read, clean, deduplicate, split; prints what was dropped and why."""
-    _until(recipe, overrides, out, "corpus")
+    run_until(recipe, overrides, out, "corpus")
 
 
 @app.command()
 def tokenize(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
     """The stages up to packed rows of tokens, with the mixture's table."""
-    _until(recipe, overrides, out, "rows")
+    run_until(recipe, overrides, out, "rows")
 
 
 @app.command()
 def train(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
     """The stages up to the trained model; nothing is measured on held-out text beyond the probes."""
-    _until(recipe, overrides, out, "train")
-
-
-def _until(recipe: Path, overrides: list[str] | None, out: str | None, last: str | None) -> None:
-    from rewarm.console import Console
-    from rewarm.recipe import load_recipe
-    from rewarm.run import run_recipe
-
-    folder = _folder(out)
-    loaded = load_recipe(recipe, overrides or [])
-    run_recipe(loaded, folder or Path("runs") / loaded.recipe.name, Console(), until=last)
+    run_until(recipe, overrides, out, "train")
 
 
 @app.command()
@@ -131,36 +111,7 @@ def evaluate(
     from rewarm.evaluating import evaluate_command
 
     settings = {"window": window, "stride": stride, "prefix": prefix, "dtype": dtype} | ({"max_mb": max_mb} if max_mb is not None else {})
-    evaluate_command(model, against, text, field, settings, _folder(out), Console())
-
-
-@vocab_app.command("extend")
-def vocab_extend(
-    recipe: Annotated[Path | None, typer.Argument(help="a recipe; or give --base, --target and --protect")] = None,
-    overrides: Overrides = None,
-    base: Annotated[str | None, typer.Option("--base", help="the base model's folder (or hub id)")] = None,
-    target: Annotated[list[str] | None, typer.Option("--target", help="language=file, as vi=text.txt; may be repeated")] = None,
-    protect: Annotated[list[Path] | None, typer.Option("--protect", help="old text that must keep its tokens; may be repeated")] = None,
-    size: Annotated[int | None, typer.Option("--size", help="new tokens; default: the knee of the size curve")] = None,
-    tau: Annotated[str | None, typer.Option("--tau", help="guard, or `off` to go without old text; default 0.01")] = None,
-    out: Out = None,
-) -> None:
-    """A tokenizer that knows the new language's words, and a model with rows for them: a folder that any trainer reads."""
-    from rewarm.console import Console
-    from rewarm.errors import UserError
-    from rewarm.extending import extend_command
-
-    given = {"--base": base, "--target": target, "--protect": protect, "--size": size, "--tau": tau}
-    if recipe is None:
-        extend_command(base, target or [], protect or [], size, tau, _folder(out), Console())
-    elif flags := [name for name, value in given.items() if value not in (None, [])]:
-        raise UserError(
-            f"a recipe and {flags[0]}: which one holds?",
-            where="rewarm vocab extend",
-            fix="leave the recipe out, or change its fields, as vocab.size=4000",
-        )
-    else:
-        _until(recipe, overrides, out, "vocab")
+    evaluate_command(model, against, text, field, settings, named_path(out), Console())
 
 
 @app.command()
@@ -174,7 +125,7 @@ def report(
     from rewarm.console import Console
     from rewarm.reporting import report_command
 
-    report_command(run, _folder(out), Console())
+    report_command(run, named_path(out), Console())
 
 
 @app.command()

@@ -32,18 +32,9 @@ def extend_command(
             where="--protect",
             fix="give text like what the base was trained on (20 MB or more), or --tau off to go without",
         )
-    files: dict[str, list[Path]] = {}
-    for text in targets:
-        language, eq, path = text.partition("=")
-        if not eq or not language.strip() or not path:
-            raise UserError(f"`{text}` is no target", where="--target", fix="write language=file, as vi=text.txt")
-        files.setdefault(language, []).append(Path(path))
-    for option, paths in (("--target", [p for ps in files.values() for p in ps]), ("--protect", protect)):
-        for file in paths:
-            if not file.is_file():
-                problem = "a folder, not a file" if file.is_dir() else "no such file"
-                raise UserError(problem, where=f"{option}: {file}", fix="give a .txt, .jsonl or .parquet file")
-    cfg = _settings(size, tau)
+    files = named_files("--target", targets)
+    check_files("--protect", protect)
+    cfg = settings({"size": size, "tau": tau})
     from rewarm.model.files import find_folder
     from rewarm.vocab.stage import extend
 
@@ -61,13 +52,36 @@ def extend_command(
     console.say(f"Model and tokenizer: {out / 'model'}{os.sep}")
 
 
-def _settings(size: int | None, tau: str | None) -> VocabRecipe:
-    given: dict[str, Any] = {"extend": True} | ({"size": size} if size is not None else {}) | ({"tau": tau} if tau is not None else {})
+def named_files(option: str, values: list[str]) -> dict[str, list[Path]]:
+    """name -> files of `name=file` values, in order; a name may come several times. UserError for a value or file that will not do."""
+    files: dict[str, list[Path]] = {}
+    for text in values:
+        name, eq, path = text.partition("=")
+        if not eq or not name.strip() or not path:
+            what = "target" if option == "--target" else "text"
+            raise UserError(f"`{text}` is no {what}", where=option, fix="write language=file, as vi=text.txt")
+        files.setdefault(name, []).append(Path(path))
+    check_files(option, [path for paths in files.values() for path in paths])
+    return files
+
+
+def check_files(option: str, files: list[Path]) -> None:
+    """UserError for one that is not there."""
+    for file in files:
+        if not file.is_file():
+            problem = "a folder, not a file" if file.is_dir() else "no such file"
+            raise UserError(problem, where=f"{option}: {file}", fix="give a .txt, .jsonl or .parquet file")
+
+
+def settings(given: dict[str, Any]) -> VocabRecipe:
+    """The recipe of an extension that these options ask for; None leaves a field at its default. UserError naming the option."""
+    given = {"extend": True, **{name: value for name, value in given.items() if value is not None}}
     try:
         return VocabRecipe.model_validate(given)
     except ValidationError as error:
         at, found, expected, _ = next(iter(problems_of(error, given, VocabRecipe)))
-        raise UserError("; ".join(x for x in (found, expected) if x), where=f"--{at[0] if at else 'size'}") from None
+        option = str(at[0]).replace("_", "-") if at else "size"
+        raise UserError("; ".join(x for x in (found, expected) if x), where=f"--{option}") from None
 
 
 def _claim(out: Path, files: list[Path]) -> None:

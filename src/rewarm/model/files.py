@@ -30,8 +30,11 @@ SIDE_FILES = (
 """What a model folder holds beside weights and configuration: copied byte by byte, also where a library would find fault with it."""
 
 
-def find_folder(path: str | Path) -> Path:
-    """The folder of a model: a local one as it is, a name on the hub after downloading what is not in its cache yet."""
+def find_folder(path: str | Path, weights: bool = True) -> Path:
+    """The folder of a model: a local one as it is, a name on the hub after downloading what is not in its cache yet.
+
+    weights: False leaves them on the hub, for what only looks at a tokenizer.
+    """
     if not str(path):
         raise UserError("an empty name where a model's folder should be", fix="give a model's folder, or its name on the hub as owner/name")
     folder = Path(path).expanduser()
@@ -41,15 +44,16 @@ def find_folder(path: str | Path) -> Path:
         raise UserError("a model is a folder, this is a file", where=str(path), fix="a GGUF file goes into model.gguf")
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(path)):
         raise UserError("no such folder", where=str(path), fix="give a model's folder, or its name on the hub as owner/name")
-    return _download(str(path))
+    return _download(str(path), weights)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", INDEX, "*.safetensors", *SIDE_FILES]))
+        more = [INDEX, "*.safetensors"] if weights else ["spiece.model", "sentencepiece.bpe.model", "tekken.json", "vocab.txt"]
+        return Path(snapshot_download(name, allow_patterns=["config.json", *more, *SIDE_FILES]))
     except GatedRepoError as error:
         raise UserError(
             "this model asks for a consent on the hub first", where=name, fix="accept it there, then `hf auth login`"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rewarm.errors import UserError
-from rewarm.vocab.base import encode_ids, holds, load_tokenizer
+from rewarm.vocab.base import encode_ids, holds, load_tokenizer, open_base
 from rewarm.vocab.letters import to_bytes, to_letters
 
-FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 """Where a folder has several, the first one is read: it is what transformers reads too."""
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 CL100K = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -60,6 +60,9 @@ def open_cutter(path: Path, name: str | None = None) -> Cutter:
     """The tokenizer of a folder or file. UserError naming what is there and what can be read."""
     file = tokenizer_file(Path(path))
     name = name or _name(file)
+    if file.name in ("vocab.json", "vocab.txt"):
+        tree = open_base(file.parent).spec
+        return _cutter(tree, name, _kind(tree), file)
     if file.suffix == ".json":
         tree = _json(file)
         if "vocab" in tree and "config" in tree:
