@@ -6,6 +6,7 @@ English words make the old text, Vietnamese-like and Korean-like syllables the n
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from .sp_bases import as_gemma, as_mistral, gemma_model, llama2_model, spec_of
 
 _ENGLISH = "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you were all"
 ENGLISH = [*_ENGLISH.split(" "), "her"]
@@ -117,7 +120,36 @@ def _added(i: int, text: str) -> dict[str, Any]:
     return {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
-SPECS: dict[str, Callable[[], dict[str, Any]]] = {"gpt2": gpt2_spec, "llama3": llama3_spec, "qwen": qwen_spec, "smollm": smollm_spec}
+def llama2_spec() -> dict[str, Any]:
+    """Llama-2 type: a blank is put in front by the normalizer; a `.model` lies beside it."""
+    return _spec_of(llama2_model(english(400)))
+
+
+def gemma_spec() -> dict[str, Any]:
+    """Gemma type: nothing is put in front, added tokens below and above the pieces; a `.model` lies beside it."""
+    return as_gemma(_spec_of(gemma_model(english(400))))
+
+
+def mistral_spec() -> dict[str, Any]:
+    """Mistral type: Metaspace, merges as strings, and no `.model`."""
+    return as_mistral(_spec_of(llama2_model(english(400))))
+
+
+def _spec_of(model: bytes) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return spec_of(model, Path(folder))
+
+
+SPECS: dict[str, Callable[[], dict[str, Any]]] = {
+    "gpt2": gpt2_spec,
+    "llama3": llama3_spec,
+    "qwen": qwen_spec,
+    "smollm": smollm_spec,
+    "llama2": llama2_spec,
+    "gemma": gemma_spec,
+    "mistral": mistral_spec,
+}
+MODEL_FILES: dict[str, Callable[[list[str]], bytes]] = {"llama2": llama2_model, "gemma": gemma_model}
 
 
 def write_base(
@@ -136,6 +168,8 @@ def write_base(
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": "{{ messages[0]['content'] }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [spec["added_tokens"][0]["id"]], "temperature": 0.5}))
+    if kind in MODEL_FILES:
+        (folder / "tokenizer.model").write_bytes(MODEL_FILES[kind](english(400)))
     if old_files:
         (folder / "vocab.json").write_text(json.dumps(spec["model"]["vocab"], ensure_ascii=False), encoding="utf-8")
         merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]

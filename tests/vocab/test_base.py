@@ -15,9 +15,9 @@ from rewarm.vocab.letters import to_bytes, to_letters
 
 from .conftest import gpt2_spec
 
-SP = {"type": "BPE", "vocab": {"<unk>": 0, "▁a": 1}, "merges": [], "byte_fallback": True, "unk_token": "<unk>"}
+CLIP = {"type": "BPE", "vocab": {"<unk>": 0, "a</w>": 1}, "merges": [], "end_of_word_suffix": "</w>", "unk_token": "<unk>"}
 OTHERS: dict[str, dict[str, Any]] = {
-    "SentencePiece": {"model": SP, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}},
+    "marks inside words": {"model": CLIP, "pre_tokenizer": {"type": "Whitespace"}},
     "Unigram": {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}},
     "WordPiece": {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}},
     "WordLevel": {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}},
@@ -35,8 +35,8 @@ def test_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
 
 def test_a_folder_with_only_a_slow_tokenizer_is_refused_with_the_way_out(tmp_path: Path) -> None:
     """The error names the file that is there and the call that makes the one we need."""
-    (tmp_path / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(UserError, match=r"only tokenizer\.model.*\n.*save_pretrained"):
+    (tmp_path / "tekken.json").write_bytes(b"")
+    with pytest.raises(UserError, match=r"only tekken\.json.*\n.*save_pretrained"):
         open_base(tmp_path)
 
 

@@ -7,8 +7,8 @@ curve, less the tail that training would hardly see, less what changes too much 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base, encode_ids
 from rewarm.vocab.count import Counts, language_weights, split_words, words_to_merge
+from rewarm.vocab.coverage import as_merges, joined
 from rewarm.vocab.extension import Extension
 from rewarm.vocab.gate import allowed_changes, allowed_share
 from rewarm.vocab.kinds import Kind
@@ -50,21 +51,39 @@ class Problem:
     weighted_tokens: int
     """Weighted tokens of the counted target text with the base."""
     weights: dict[str, int]
+    head: Merges | None = None
+    """Characters that come before all merges, and that the words know already; they have the first ids."""
+
+    @property
+    def first(self) -> int:
+        """New tokens that come before all merges."""
+        return self.head.new if self.head else 0
 
     def solve(self, k: int, tau: float | str) -> Merges:
         """At most k new tokens under this guard."""
+        if self.head and k <= self.head.new:
+            return self.head.cut(k)
         guard = Guard.of(tau, self.target_bytes, self.protected_bytes)
-        return continue_merges(self.words, self.grammar, k, self.refusal, guard, min_count=2 * self.unit)
+        merges = continue_merges(self.words, self.grammar, k - self.first, self.refusal, guard, min_count=2 * self.unit)
+        return joined(self.head, merges) if self.head else merges
 
 
-def pose(counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg: VocabRecipe) -> Problem:
-    """The merging problem of these counts. Groups: `target:<language>`, `held:<language>`, PROTECTED."""
+def pose(
+    counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg: VocabRecipe, characters: Mapping[str, int] | None = None
+) -> Problem:
+    """The merging problem of these counts. Groups: `target:<language>`, `held:<language>`, PROTECTED.
+
+    characters: character -> tokens an occurrence saves, for those that `base` has been given beforehand, in the order of their ids.
+    """
     targets = [f"target:{name}" for name in languages]
     held = {name: f"held:{name}" if counts.bytes_of(f"held:{name}") else f"target:{name}" for name in languages}
     watch = [*held.values(), *targets]
     weights = language_weights(counts, targets)
     ids, tokens = split_words(counts, base)
-    total = dict(zip(counts.groups, tokens.tolist()))
+    head = as_merges(counts, characters, base.next_id - len(characters), weights, list(counts.groups)) if characters else None
+    total = dict(zip(counts.groups, (tokens + head.saved.sum(axis=0) if head else tokens).tolist()))
+    if head:
+        head = replace(head, saved=head.saved[:, [counts.groups.index(group) for group in watch]])
     protect = PROTECTED if PROTECTED in counts.groups else None
     return Problem(
         words=words_to_merge(counts, ids, weights, protect, watch),
@@ -77,6 +96,7 @@ def pose(counts: Counts, base: Base, grammar: Grammar, languages: list[str], cfg
         weighted={len(held) + i: weights[t] for i, t in enumerate(targets)},
         weighted_tokens=sum(weights[t] * total[t] for t in targets),
         weights={name: weights[f"target:{name}"] for name in languages},
+        head=head,
     )
 
 
@@ -116,7 +136,7 @@ def choose(
     reasons = [f"{merges.new:,} tokens can be made" + (f": {_why_fewer(merges, asked)}" if merges.new < asked else "")]
     size = merges.new
     if cfg.size == "auto":
-        size = knee(curve, asked)
+        size = knee(curve, asked, problem.first)
         reasons.append(f"{size:,}: doubling them would add less than 3 % bytes a token")
     uses = auto_uses(planned_tokens) if cfg.min_uses == "auto" else cfg.min_uses
     if cfg.size == "auto" or cfg.min_uses != "auto":

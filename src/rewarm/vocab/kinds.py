@@ -64,6 +64,7 @@ class Kind(Protocol):
 KINDS = Registry(
     "tokenizer",
     byte_bpe="rewarm.vocab.byte_bpe:KIND",
+    sp_bpe="rewarm.vocab.sp_bpe:KIND",
 )
 
 

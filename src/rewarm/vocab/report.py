@@ -83,10 +83,10 @@ def _first_made(merges: Merges) -> NDArray[np.bool_]:
     return first
 
 
-def knee(curve: Curve, most: int) -> int:
-    """The smallest size (in steps of 64) whose doubling adds less than 3 %, at most `most`."""
+def knee(curve: Curve, most: int, least: int = 0) -> int:
+    """The smallest size (in steps of 64) above `least` whose doubling adds less than 3 %, at most `most`."""
     most = min(most, curve.sizes)
-    for size in range(STEP, most, STEP):
+    for size in range(STEP * (least // STEP + 1), most, STEP):
         if (1.0 + curve.gain(min(2 * size, most))) / (1.0 + curve.gain(size)) - 1.0 < KNEE:
             return size
     return most
