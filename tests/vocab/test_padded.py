@@ -17,13 +17,17 @@ import pytest
 
 from rewarm.errors import MachineError, UserError
 from rewarm.vocab import rows as rows_module
+from rewarm.vocab.base import open_base
 from rewarm.vocab.extension import Extension, NewToken
 from rewarm.vocab.gate_rows import audit_model, check_model
 from rewarm.vocab.initialise import Start, mix_rows_reference, plan_start
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rows import extend_model, trained_rows
+from rewarm.vocab.stage import extend
 from rewarm.vocab.tensors import vocab_tensors
 from rewarm.vocab.weights import Weights, open_weights
+
+from .conftest import write_base
 
 WIDTH = 8
 
@@ -339,3 +343,28 @@ def test_a_kill_in_the_middle_of_a_matrix_leaves_no_model(bases: dict[str, Path]
     subprocess.run([sys.executable, "-c", KILLED, *arguments, "go"], check=True, capture_output=True)
     assert (tmp_path / "o" / "model" / "model.safetensors").is_file()
     assert not (tmp_path / "o" / "building").exists() and not list((tmp_path / "o").rglob("*.tmp-*"))
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_the_stage_keeps_padded_rows_end_to_end(texts: dict[str, Path], tmp_path: Path) -> None:
+    """Tokenizer, config and matrices of the finished folder agree, for words that fit the spare rows and for words that do not."""
+    base = open_base(write_base(tmp_path / "base", "qwen", rows=640, tied=False))
+    for new in (60, 300):
+        facts = extend(base.folder, {"vi": [texts["target"]]}, [], tmp_path / str(new), VocabRecipe(extend=True, size=new, tau="off"))
+        rows = 640 if base.next_id + new <= 640 else 768
+        model = tmp_path / str(new) / "model"
+        weights = open_weights(model)
+        assert facts["new_tokens"] == new and facts["rows"] == rows == json.loads((model / "config.json").read_text())["vocab_size"]
+        assert {weights.entries[n].shape[0] for n in ("model.embed_tokens.weight", "lm_head.weight")} == {rows}
+        assert audit_model(base, model, list(range(base.next_id, base.next_id + new)))[0].ok
+
+
+def test_a_padded_base_that_is_not_extended_keeps_its_rows(tmp_path: Path) -> None:
+    """Training loads and saves it: cut to the tokenizer's length, adapters and tied heads made for the base would no longer fit."""
+    from rewarm.model.load import load_base, save_hf
+
+    folder = write_base(tmp_path / "base", "qwen", rows=640, tied=False)
+    save_hf(load_base(folder).model, folder, tmp_path / "saved")
+    before, after = open_weights(folder), open_weights(tmp_path / "saved")
+    assert {n: e.shape for n, e in before.entries.items()} == {n: e.shape for n, e in after.entries.items()}
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["vocab_size"] == 640
