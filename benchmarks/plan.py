@@ -43,8 +43,10 @@ def planned(loaded: Loaded) -> dict[str, Any]:
     return {"stages": plan.forecast.stages, **asdict(plan.measured)}
 
 
-def rows_of(plan: dict[str, Any], summary: dict[str, Any], training: dict[str, Any], recipe: str, device: str) -> list[dict[str, Any]]:
-    """device: `cpu` or `cuda`. plan: `planned`. summary: the run's summary.json. training: the facts of its train stage."""
+def rows_of(
+    plan: dict[str, Any], summary: dict[str, Any], training: dict[str, Any], recipe: str, device: str, name: str
+) -> list[dict[str, Any]]:
+    """device: `cpu` or `cuda`, and its name. plan: `planned`. summary: the run's summary.json. training: the facts of its train stage."""
     memory = training["peak_memory_gib"] if device == "cuda" else summary["peak_memory_gib"]
     pairs = {
         ("seconds", "s", "train"): (plan["stages"]["train"], summary["seconds"]["train"]),
@@ -53,19 +55,20 @@ def rows_of(plan: dict[str, Any], summary: dict[str, Any], training: dict[str, A
     }
     rows = []
     for (what, unit, part), (predicted, seen) in pairs.items():
-        case = {"recipe": recipe, "on": device, "part": part}
+        case = {"recipe": recipe, "on": name, "part": part}
         for metric, value, of in ((f"predicted_{what}", predicted, unit), (what, seen, unit), (f"{what}_ratio", predicted / seen, "ratio")):
             rows.append({"metric": metric, "value": round(value, 4), "unit": of, "system": "rewarm", "case": case})
         print(f"{recipe}, {part}: {what} predicted {predicted:.4g}, seen {seen:.4g}, ratio {predicted / seen:.3f}")
     return rows
 
 
-def keep(rows: list[dict[str, Any]], device: str) -> None:
+def keep(rows: list[dict[str, Any]]) -> None:
     """Adds rows to plan.json in place of those of the same cases."""
     file = FOLDER / "plan.json"
     before = json.loads(file.read_text())["rows"] if file.is_file() else []
     mine = {json.dumps(row["case"], sort_keys=True) for row in rows}
-    save("plan", [row for row in before if json.dumps(row["case"], sort_keys=True) not in mine] + rows, device=device)
+    rows = [row for row in before if json.dumps(row["case"], sort_keys=True) not in mine] + rows
+    save("plan", rows, device="; ".join(sorted({row["case"]["on"] for row in rows})))
 
 
 def main() -> None:
@@ -85,7 +88,7 @@ def main() -> None:
         subprocess.run(command, check=True, env={**os.environ, "REWARM_CACHE": str(chosen.out / "cache")})
         summary = read_json(folder / "summary.json")
         training = read_json(folder / summary["stages"]["train"] / "done.json")["facts"]
-        keep(rows_of(plan, summary, training, name, "cpu"), processor())
+        keep(rows_of(plan, summary, training, name, "cpu", processor()))
         shutil.rmtree(chosen.out / "cache" / "scores", ignore_errors=True)
 
 

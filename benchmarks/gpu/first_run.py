@@ -107,11 +107,11 @@ def main() -> None:
         train = read_json(chosen.out / "run" / summary["stages"]["train"] / "done.json")["facts"]
         rows += rows_of(system, {**summary, "gpu_memory_gib": train["peak_memory_gib"]})
         card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-        compared = plan_rows(plans[system], summary, train, f"26M, {system}", "cuda") if system in plans else []
+        compared = plan_rows(plans[system], summary, train, f"26M, {system}", "cuda", card) if system in plans else []
         if not chosen.tiny:
             save("first_run", rows, device=card)
             if compared:
-                keep(compared, card)
+                keep(compared)
     print(f"{len(rows)} rows; results in {FOLDER}" if not chosen.tiny else f"{len(rows)} rows, not written")
 
 
