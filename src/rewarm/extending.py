@@ -46,8 +46,10 @@ def extend_command(
         return
     for name, tokens in facts["bytes_per_token"].items():
         console.say(f"{name}: {tokens['before']:.2f} -> {tokens['after']:.2f} bytes a token on text that was not counted")
+    repaired = f" and {n} single bytes that the base lacked" if (n := facts["repaired_bytes"]) else ""
     console.say(
-        f"{facts['new_tokens']:,} new tokens, ids {facts['first_new_id']:,} to {facts['true_vocab'] - 1:,}; list: {out / 'new_tokens.tsv'}"
+        f"{facts['new_tokens']:,} new tokens{repaired}, ids {facts['first_new_id']:,} to {facts['true_vocab'] - 1:,}; "
+        f"list: {out / 'new_tokens.tsv'}"
     )
     console.say(f"Model and tokenizer: {out / 'model'}{os.sep}")
 

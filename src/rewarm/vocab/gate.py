@@ -90,6 +90,9 @@ def _old_ids(base: Base, new: Base) -> Finding:
     elif before != after:
         i = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
         example = f"added token {i}: {before[i : i + 1] or 'none'} became {after[i : i + 1] or 'none'}"
+        if after[: len(before)] == before:
+            inside = "" if after[i]["special"] else ", which is cut out of words, before any merge"
+            example = f"{len(after) - len(before):,} added tokens are new, first `{after[i]['content']}`{inside}"
     rest = {k: v for k, v in base.spec.items() if k not in ("model", "added_tokens")}
     model = {k: v for k, v in base.spec["model"].items() if k not in ("vocab", "merges")}
     for key, value in [*rest.items(), *model.items()]:
