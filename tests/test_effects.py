@@ -69,9 +69,7 @@ def documents(words: list[str], count: int, seed: int) -> list[str]:
 
 def write_base(folder: Path, texts: list[str], seed: int = 0) -> None:
     """A tiny Llama; its byte-level tokenizer lacks some bytes, and has an end for documents and one for turns."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -81,13 +79,40 @@ def write_base(folder: Path, texts: list[str], seed: int = 0) -> None:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=letters, show_progress=False)
     )
+    write_model(folder, tokenizer.get_vocab_size(), seed)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_pieces(folder: Path, texts: list[str]) -> None:
+    """The same model with a SentencePiece tokenizer, of which only tokenizer.json is left."""
+    from sentencepiece import SentencePieceTrainer
+
+    from rewarm.vocab.sp_base import spec_of_model
+
+    folder.mkdir()
+    file = folder / "tokenizer.model"
+    with file.open("wb") as stream:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter("\n".join(texts).split("\n")), model_writer=stream, vocab_size=400, model_type="bpe", byte_fallback=True,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, num_threads=1,
+        )  # fmt: skip
+    spec = spec_of_model(folder)
+    file.unlink()
+    write_model(folder, 400, 0)
+    (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}))
+
+
+def write_model(folder: Path, rows: int, seed: int) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=rows, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
@@ -120,6 +145,7 @@ def write_world(folder: Path) -> None:
     (folder / "other.txt").write_text("\n\n".join(documents(ENGLISH, 60, 7)), encoding="utf-8")
     write_base(folder / "base", old)
     write_base(folder / "base2", old, seed=1)
+    write_pieces(folder / "pieces", old)
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
 
 
@@ -219,6 +245,11 @@ def vocab(house: House) -> Any:
     extension = read_json(done.folder / "extension.json")
     weights = digest(way.start.folder / "model.safetensors")
     return extension["tokens"], extension["rows"], read_json(done.folder / "curve.json"), done.facts, weights
+
+
+def files(house: House) -> Any:
+    """Names of the extended model's files."""
+    return sorted(path.name for path in Way.of(house).start.folder.iterdir())
 
 
 def rows(house: House) -> Any:
@@ -388,6 +419,7 @@ CASES: dict[str, Case] = {
     "vocab.init_output": Case(vocab, "mean", given=EXTENDED, refusal="shares its output rows"),
     "vocab.check_bits": Case(vocab, "false", given=GUARDED),
     "vocab.pad_to": Case(vocab, "64", given=(*EXTENDED, "vocab.size=40")),
+    "vocab.model_file": Case(files, "always", given=(*EXTENDED, "model.base=pieces")),
     "vocab.repair_bytes": Case(vocab, "false", given=EXTENDED),
     "vocab.sample_mb": Case(vocab, "1", given=GUARDED),
     "vocab.seed": Case(vocab, "1", given=EXTENDED),

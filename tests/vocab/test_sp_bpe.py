@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from rewarm.errors import UserError
 from rewarm.vocab.base import open_base
 from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import check_tokenizer
@@ -25,6 +26,7 @@ from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.scripts import one_script, script_of
 from rewarm.vocab.sp_base import SpBase, splits
 from rewarm.vocab.sp_model import UNUSED, Piece, parse_sp_model, read_sp_model
+from rewarm.vocab.sp_rebuild import rebuilt_model
 from rewarm.vocab.stage import extend
 
 from .conftest import english, vietnamese, write_base
@@ -116,6 +118,25 @@ def test_places_without_a_piece_are_filled(bases: dict[str, Path], extended: dic
 def test_no_model_file_is_invented(extended: dict[str, Path]) -> None:
     """A base that never had one is read by its tokenizer.json alone."""
     assert not (extended["mistral"] / "model" / "tokenizer.model").exists()
+
+
+def test_a_model_file_is_rebuilt_where_it_is_asked_for(bases: dict[str, Path], texts: dict[str, Path], tmp_path: Path) -> None:
+    """Scores from the ranks of merges cut as the merges do, also where blanks stand side by side."""
+    cfg = VocabRecipe(size=150, model_file="always")
+    extend(bases["mistral"], {"vi": [texts["target"]]}, [texts["protect"]], tmp_path / "o", cfg)
+    new = opened(tmp_path / "o" / "model")
+    assert new.sp_model is not None and new.sp_model.dummy_prefix and broken(bases["mistral"], new.folder) == {}
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(new.model_file))
+    lines = [line for line in [*PROBES, *TEXTS.target] if not line.startswith(" ")]  # Metaspace leaves a blank in front as it is
+    assert processor.encode(lines) == [e.ids for e in new.tokenizer.encode_batch(lines, add_special_tokens=False)]
+
+
+def test_no_model_file_is_rebuilt_for_a_base_that_rewrites_text(bases: dict[str, Path]) -> None:
+    """Its rules would be lost, and text cut another way without a word."""
+    spec = json.loads((bases["mistral"] / "tokenizer.json").read_text())
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}]}
+    with pytest.raises(UserError, match="normalizer has NFKC"):
+        rebuilt_model(kind_named("sp_bpe").open(bases["mistral"], spec, None))
 
 
 def test_a_base_of_the_model_file_alone_gets_both_files(texts: dict[str, Path], tmp_path: Path) -> None:

@@ -108,14 +108,15 @@ class Base(ABC):
         return bare_model(self.spec)
 
     @cached_property
-    def _added_texts(self) -> re.Pattern[str] | None:
+    def added_texts(self) -> re.Pattern[str] | None:
+        """Matches the text of any added token; None if there is none."""
         texts = sorted({t["content"] for t in self.added if t["content"]}, key=lambda t: (-len(t), t))
         return re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def pretokens(self, line: str) -> list[str]:
         """The pieces that no token crosses, as the vocabulary writes them; texts of added tokens are cut out."""
-        if self._added_texts and self._added_texts.search(line):
-            return [word for part in self._added_texts.split(line) if part for word in self._words(part)]
+        if self.added_texts and self.added_texts.search(line):
+            return [word for part in self.added_texts.split(line) if part for word in self._words(part)]
         return self._words(line)
 
 

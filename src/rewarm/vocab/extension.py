@@ -25,6 +25,8 @@ class Extension:
     tokens: tuple[NewToken, ...]
     merges: tuple[tuple[int, int], ...]
     """(left id, right id) of each new merge, in the order in which they were learnt; empty for kinds that know no merges."""
+    with_model_file: bool = False
+    """Whether a `.model` is written though the base has none."""
 
     @property
     def true_vocab(self) -> int:

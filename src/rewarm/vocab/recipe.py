@@ -64,6 +64,9 @@ class VocabRecipe(Section):
     pad_to: PositiveInt = 128
     """Where the new ids do not fit into the rows that the base has, there are as many as a multiple of this (matrix products like round
     sizes). Rows are never fewer than before."""
+    model_file: Literal["as_base", "always"] = "as_base"
+    """`always`: a SentencePiece BPE base that has only tokenizer.json gets a tokenizer.model too, its scores made from the order of the
+    merges; some programs read nothing else. Other kinds of tokenizers are not concerned."""
     repair_bytes: bool = True
     """Adds the single bytes the base lacks, after the new tokens, so that every text survives encoding and decoding."""
     sample_mb: PositiveInt = 100

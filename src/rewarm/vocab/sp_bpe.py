@@ -23,10 +23,11 @@ from rewarm.vocab.merge import Merges
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import Guard
 from rewarm.vocab.sp_base import MARK, SpBase, spec_of_model
-from rewarm.vocab.sp_model import UNUSED, Piece, falling_scores, id_offset
+from rewarm.vocab.sp_model import MODEL_FILES, UNUSED, Piece, falling_scores, id_offset
+from rewarm.vocab.sp_rebuild import rebuilt_model
 
 
-def extension_of(base: SpBase, merges: Merges, characters: Sequence[str]) -> Extension:
+def extension_of(base: SpBase, merges: Merges, characters: Sequence[str], with_model_file: bool = False) -> Extension:
     """Surfaces and parts of the new tokens. characters: those that come before all merges, in the order of their ids."""
     surface: dict[int, bytes] = {i: s for i, s in enumerate(base.surfaces) if s is not None}
     new: list[bytes] = []
@@ -36,14 +37,17 @@ def extension_of(base: SpBase, merges: Merges, characters: Sequence[str]) -> Ext
             new.append(surface[result])
     tokens = [NewToken(base.next_id + i, s, tuple(p)) for i, (s, p) in enumerate(zip(new, base.decompose(new)))]
     pairs = [(a, b) for a, b in zip(merges.left.tolist(), merges.right.tolist()) if a != NO_PAIR]
-    return Extension(base.next_id, tuple(tokens), tuple(pairs))
+    return Extension(base.next_id, tuple(tokens), tuple(pairs), with_model_file)
 
 
 def extended_model_file(base: SpBase, new: dict[str, int]) -> bytes:
-    """The base's `.model` with these pieces: scores fall strictly, and places that no piece has up to the first new id hold UNUSED ones,
-    since a SentencePiece id is a place in the file. Such a place belongs to an added token, whose text it bears where no piece has it."""
-    assert base.sp_model is not None
-    old = base.sp_model.pieces
+    """The base's `.model`, or the one rebuilt for it, with these pieces, whose scores fall strictly.
+
+    A SentencePiece id is a place in the file, so places that no piece has up to the first new id are filled with UNUSED ones. Such a place
+    belongs to an added token and bears its text, where no piece has it.
+    """
+    model = base.sp_model or rebuilt_model(base)
+    old = model.pieces
     offset = id_offset(old, base.vocab)
     scores = falling_scores(min(piece.score for piece in old), len(new))
     added = {t["id"]: t["content"] for t in base.added}
@@ -54,7 +58,7 @@ def extended_model_file(base: SpBase, new: dict[str, int]) -> bytes:
         text = text if text and text not in taken else f"<gap-{i}>"
         taken.add(text)
         gaps.append(Piece(text, 0.0, UNUSED))
-    return base.sp_model.extended([*gaps, *(Piece(text, score) for text, score in zip(new, scores))])
+    return model.extended([*gaps, *(Piece(text, score) for text, score in zip(new, scores))])
 
 
 class SentencePieceBpe:
@@ -92,7 +96,7 @@ class SentencePieceBpe:
         problem = pose(counts, covered, covered.grammar(), languages, cfg, saves)
 
         def build(merges: Merges) -> Extension:
-            return extension_of(base, merges, characters)
+            return extension_of(base, merges, characters, cfg.model_file == "always")
 
         return choose(problem, base, cfg, planned_tokens, tuning, self, build)
 
@@ -108,11 +112,11 @@ class SentencePieceBpe:
         return {base.written(token.surface): token.id for token in extension.tokens}
 
     def files(self, base: SpBase, extension: Extension) -> dict[str, bytes]:
-        """tokenizer.json, and the `.model` where the base has one."""
+        """tokenizer.json, and the `.model` where the base has one or it is asked for."""
         new = self._pieces(base, extension)
         files = {"tokenizer.json": json_bytes(base.spec_with(new), base.indent)}
-        if base.model_file and new:
-            files[base.model_file.name] = extended_model_file(base, new)
+        if new and (base.model_file or extension.with_model_file):
+            files[base.model_file.name if base.model_file else MODEL_FILES[0]] = extended_model_file(base, new)
         return files
 
     def checks(self, base: SpBase, new: SpBase, lines: Sequence[str], cfg: VocabRecipe) -> list[Finding]:
