@@ -29,7 +29,7 @@ LOGITS_LIMIT, BITS_LIMIT = 1e-5, 0.05
 """Of old ids in fp32, as a share of the largest logit; bits a byte that protected text may cost more."""
 SMALL_MODEL = 500_000_000
 """Parameters up to which `auto` measures."""
-WORK = 3e11
+WORK = 1e11
 """Parameters times tokens that one model reads: some seconds on two cores."""
 MOST_TOKENS, LEAST_TOKENS = 16_384, 64
 UNTRAINED = 0.85

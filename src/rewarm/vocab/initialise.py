@@ -21,7 +21,7 @@ from rewarm.vocab.extension import Extension
 from rewarm.vocab.focus import focus_mix
 from rewarm.vocab.recipe import VocabRecipe
 
-GATHERED_BYTES = 1 << 26
+GATHERED_BYTES = 1 << 24
 """Old rows that are mixed at a time, in float32."""
 Texts = Mapping[str, Sequence[str]]
 """Language -> pieces of its text."""

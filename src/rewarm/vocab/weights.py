@@ -24,6 +24,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
 _COPY_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
+"""Rows that are looked at together; their float64 squares take up to eight times as much."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class Table:
         return from_bytes(self.raw[ids].reshape(-1), self.dtype).reshape(len(ids), *self.shape[1:])
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(first row, raw rows) of rows start .. stop - 1, at most 16 MB at a time."""
-        step = max(1, _COPY_BYTES // max(1, self.raw.shape[1]))
+        """(first row, raw rows) of rows start .. stop - 1, at most 4 MB at a time."""
+        step = max(1, _BLOCK_BYTES // max(1, self.raw.shape[1]))
         stop = self.rows if stop is None else stop
         for first in range(start, stop, step):
             yield first, self.raw[first : min(first + step, stop)]
