@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from rewarm.atomic import disk_errors, write_json
 from rewarm.comparing import cutter_of
 from rewarm.console import Console
 from rewarm.errors import UserError
-from rewarm.extending import check_files, settings
+from rewarm.extending import check_files, settings, write_numbers
 from rewarm.model.files import find_folder
 from rewarm.vocab.show import GREETINGS, show, table
 
@@ -63,8 +62,7 @@ def check_command(
         unjudged = sum(isinstance(f.value, str) and f.value.startswith("not judged") for f in findings)
         console.say("nothing is broken" + (f"; {unjudged} of 14 were not judged" if unjudged else ""))
     if to is not None:
-        with disk_errors(to):
-            write_json(to, {"base": against, "new": new, "broken": broken, "findings": [f.record() for f in findings]})
+        write_numbers(to, {"base": against, "new": new, "broken": broken, "findings": [f.record() for f in findings]})
         console.say(f"findings: {to}")
     return not broken
 
@@ -80,15 +78,15 @@ def _folder(value: str, weights: bool) -> Path:
 
 
 def _lines(option: str, files: list[Path], console: Console) -> list[str]:
-    """Unique lines that hold more than blanks, of a sample."""
-    from rewarm.vocab.text import lines_of, sample_pieces
+    """Lines to compare, of a sample."""
+    from rewarm.vocab.text import compared_lines, sample_pieces
 
     if not files:
         return []
     sample = sample_pieces(files, PROTECTED_BYTES, 0.0, 0.0, 0)
     if sample.total_bytes > PROTECTED_BYTES:
         console.say(f"{option}: {PROTECTED_BYTES / 1e6:g} of {sample.total_bytes / 1e6:,.1f} MB are read")
-    lines = sorted({line.strip("\n") for line in lines_of(sample.counted) if line.strip()})
+    lines = compared_lines(sample.counted)
     if not lines:
         raise UserError("no text in it", where=f"{option}: {files[0]}", fix="give a file that holds text")
     return lines

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rewarm.atomic import disk_errors, write_json
 from rewarm.console import Console
 from rewarm.errors import UserError
-from rewarm.extending import check_files, named_files, settings
+from rewarm.extending import check_files, named_files, settings, write_numbers
 from rewarm.model.files import find_folder
 from rewarm.vocab.base import Base, open_base
 from rewarm.vocab.compare import compare, cost_lines, fertility_lines
 from rewarm.vocab.readers import Cutter, apart, open_cutter
+from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.text import sample_pieces
 
 
@@ -37,6 +37,7 @@ def report_command(
     text_files = named_files("--text", texts)
     check_files("--protect", protect)
     _refuse(bases, target_files, text_files, protect, size, tau, max_mb)
+    cfg = settings({"max_size": size, "tau": tau or (None if protect else "off")}, {"max_size": "size"})
     files = {**target_files, **{name: [*target_files.get(name, []), *paths] for name, paths in text_files.items()}}
     cutters = apart([cutter_of(base) for base in bases])
     base = _extensible(cutters[0].file.parent) if len(bases) == 1 and targets else None
@@ -63,10 +64,9 @@ def report_command(
         "costs": costs,
     }
     if base is not None:
-        found |= _outlook(base, bases[0], target_files, protect, size, tau, console)
+        found |= _outlook(base, bases[0], target_files, protect, cfg, console)
     if to is not None:
-        with disk_errors(to):
-            write_json(to, found)
+        write_numbers(to, found)
         console.say(f"numbers: {to}")
 
 
@@ -112,12 +112,11 @@ def _extensible(folder: Path) -> Base:
 
 
 def _outlook(
-    base: Base, given: str, targets: dict[str, list[Path]], protect: list[Path], size: int | None, tau: str | None, console: Console
+    base: Base, given: str, targets: dict[str, list[Path]], protect: list[Path], cfg: VocabRecipe, console: Console
 ) -> dict[str, Any]:
     """Trains an extension, prints what each size of it would bring, and throws it away."""
     from rewarm.vocab.stage import survey
 
-    cfg = settings({"max_size": size, "tau": tau or (None if protect else "off")})
     console.say("")
     if not protect:
         console.warn("no old text (--protect): the curve is that of an extension without a guard, and what it would change is not known")

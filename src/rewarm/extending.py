@@ -75,15 +75,28 @@ def check_files(option: str, files: list[Path]) -> None:
             raise UserError(problem, where=f"{option}: {file}", fix="give a .txt, .jsonl or .parquet file")
 
 
-def settings(given: dict[str, Any]) -> VocabRecipe:
-    """The recipe of an extension that these options ask for; None leaves a field at its default. UserError naming the option."""
+def settings(given: dict[str, Any], options: dict[str, str] | None = None) -> VocabRecipe:
+    """The recipe of an extension that these fields ask for; None leaves one at its default.
+
+    options: field -> option where their names differ. UserError naming the option.
+    """
     given = {"extend": True, **{name: value for name, value in given.items() if value is not None}}
     try:
         return VocabRecipe.model_validate(given)
     except ValidationError as error:
         at, found, expected, _ = next(iter(problems_of(error, given, VocabRecipe)))
-        option = str(at[0]).replace("_", "-") if at else "size"
+        name = str(at[0]) if at else "size"
+        option = (options or {}).get(name, name.replace("_", "-"))
         raise UserError("; ".join(x for x in (found, expected) if x), where=f"--{option}") from None
+
+
+def write_numbers(to: Path, value: Any) -> None:
+    """Writes the file of a --json option. UserError if it cannot be."""
+    try:
+        with disk_errors(to):
+            write_json(to, value)
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror or error}", where=f"--json: {to}", fix="give another file") from None
 
 
 def _claim(out: Path, files: list[Path]) -> None:
