@@ -310,7 +310,7 @@ def test_recipe_lists_every_field(place):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "run", "plan", "corpus", "tokenize", "train", "evaluate", "vocab", "vocab extend", "report", "recipe", "doctor"]
+    "command", ["", "demo", "run", "plan", "corpus", "tokenize", "train", "evaluate", "vocab", "vocab extend", "vocab report", "vocab show", "vocab check", "report", "recipe", "doctor"]
 )
 def test_every_command_explains_itself(command, place):
     assert "Usage: " in rewarm(*command.split(), "--help", cwd=place).out
