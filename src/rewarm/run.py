@@ -109,6 +109,7 @@ def _finish(
         "model": str(model.relative_to(folder)),
         "report": "report.html",
         "stages": {done.name: done.folder.name for done in house.run.done},
+        "recipe": house.recipe.model_dump(mode="json"),
         "versions": versions(),
     }
     summary = summarise(results, facts)

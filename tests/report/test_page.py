@@ -208,11 +208,13 @@ def test_a_run_in_the_middle_of_training_shows_its_curves_and_no_model(page_of, 
 
 
 def test_a_later_call_that_did_not_end_is_told(page_of, files):
-    """The recipe on the page is the latest; the numbers are of the call that ended."""
+    """The numbers and the recipe are of the call that ended, though recipe.json is the later one's."""
     assert page_of(files).result["missing"] == []
+    files["summary.json"]["recipe"] = {**files["recipe.json"], "name": "the one that ended"}
     folder = "train-ba9876543210"
     said = words(page_of({**files, f"{folder}/plan.json": {}}))
     assert f"A later call on this folder began and did not end ({folder})" in said
+    assert "the one that ended" in said.split("Recipe, every field")[1]
 
 
 def test_text_that_looks_like_another_language_is_told_with_its_share(page_of, files):

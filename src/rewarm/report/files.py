@@ -27,7 +27,8 @@ class RunFiles:
         self.folder = folder
         self.unread: list[str] = []
         self.summary: dict[str, Any] = self._dict(folder / "summary.json")
-        self.recipe: dict[str, Any] = self._dict(folder / "recipe.json")
+        # recipe.json is the latest call's, which may have stopped early or changed a field: the summary's is the one that the result is of
+        self.recipe: dict[str, Any] = self.summary.get("recipe") or self._dict(folder / "recipe.json")
         self.stages = self._listed()
         self.begun: dict[str, Path] = {}
         self.later: list[str] = []

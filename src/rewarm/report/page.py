@@ -111,7 +111,6 @@ def _missing(run: RunFiles, values: dict[str, Any]) -> list[str]:
     if run.later:
         out.append(
             f"A later call on this folder began and did not end ({figures.listed(run.later)}): this is the page of the one that did."
-            " The recipe below is the later one's."
         )
     if not values["texts"]:
         out.append("No text was measured, so what was learned and what was forgotten are unknown.")
@@ -135,7 +134,12 @@ def _missing(run: RunFiles, values: dict[str, Any]) -> list[str]:
 def _data(run: RunFiles, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """What other programs may read out of the page."""
     results = run.fields("evaluate", "results.json")
-    return {"format": 1, "summary": run.summary, "texts": results.get("texts") or measured, "protocol": results.get("protocol") or {}}
+    return {
+        "format": 1,
+        "summary": {k: v for k, v in run.summary.items() if k != "recipe"},
+        "texts": results.get("texts") or measured,
+        "protocol": results.get("protocol") or {},
+    }
 
 
 def script_json(value: Any) -> Markup:
