@@ -25,6 +25,13 @@ from rewarm.model.varlen import seen, varlen_attention
 
 NAME = "rewarm"
 """The `attn_implementation` of every model that rewarm trains."""
+SHORT, STEP = 512, 64
+"""A CPU computes attention of 16-bit pieces below SHORT tokens in fp32, and fills longer ones up to a multiple of STEP.
+
+Else every length would be new shapes of 16-bit products, for each of which oneDNN keeps 0.6 MB of code, scattered between large buffers
+(docs/log.md). fp32 has none, and is faster where pieces are short: forward and backward of 512 tokens of SmolLM2-135M took 10 ms
+of a core by the demo's pieces, 13 in bf16; one piece of 512 the same, 24 and 21; 2,048 tokens 228 and 171.
+"""
 
 
 def bounds_of(batch: DeviceBatch) -> dict[str, Any]:
@@ -85,20 +92,34 @@ def _by_piece(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scale: fl
     Beside one SDPA over whole rows under a mask it leaves out what the mask would hide: forward and backward of 4 rows of 256 took 26 ms
     of a core under a mask, 17 by two pieces a row, 7 by eight, 11 by thirty-two; the longer the rows, the more. `varlen_reference` is its
     definition.
+
+    In 16 bits the shapes of products must be few, as oneDNN compiles and keeps a program for each (`SHORT` and `STEP` say how). The zeros
+    behind a long piece change nothing: no token looks ahead.
     """
-    out = []
-    for piece in zip(q.split(lengths), k.split(lengths), v.split(lengths)):
-        a, b, c = (tensor.transpose(0, 1)[None] for tensor in piece)
-        n = a.shape[2]
-        if softcap is not None:
-            made = _capped(a, b, c, scale, window, softcap)
-        elif window is None or window >= n:
-            made = F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=a.shape[1] > b.shape[1])
-        else:
-            mask = seen(n, window, a.device)
-            made = F.scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale, enable_gqa=a.shape[1] > b.shape[1])
-        out.append(made[0].transpose(0, 1))
-    return torch.cat(out)
+    with torch.autocast(q.device.type, enabled=False):  # it would cast short pieces back
+        return torch.cat(
+            [_one_piece(*piece, scale, window, softcap) for piece in zip(q.split(lengths), k.split(lengths), v.split(lengths))]
+        )
+
+
+def _one_piece(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None) -> Tensor:
+    """q [n, H, C], k and v [n, G, C] -> [n, H, C]."""
+    length, dtype = len(q), q.dtype
+    few_bits = dtype.itemsize == 2 and q.device.type == "cpu"
+    if few_bits and length < SHORT:
+        q, k, v = q.float(), k.float(), v.float()
+    elif few_bits and length % STEP:
+        q, k, v = (F.pad(tensor, (0, 0, 0, 0, 0, -length % STEP)) for tensor in (q, k, v))
+    a, b, c = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    n = a.shape[2]
+    if softcap is not None:
+        made = _capped(a, b, c, scale, window, softcap)
+    elif window is None or window >= n:
+        made = F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=a.shape[1] > b.shape[1])
+    else:
+        mask = seen(n, window, a.device)
+        made = F.scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale, enable_gqa=a.shape[1] > b.shape[1])
+    return made[0].transpose(0, 1)[:length].to(dtype)
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float) -> Tensor:

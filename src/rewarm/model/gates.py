@@ -19,6 +19,9 @@ from rewarm.model.batch import Form, one_row
 from rewarm.model.loss import CausalLMLoss
 from rewarm.model.varlen import varlen_attention, varlen_reference
 
+CHECKED = (1, 17, 494, 530)
+"""Tokens of the pieces that attention is proved on: a CPU computes short and long ones in two ways."""
+
 
 def run_gates(loss: CausalLMLoss, form: Form) -> dict[str, float]:
     """All three, in the precision of the autocast context they are called in; what they measured."""
@@ -75,7 +78,7 @@ def parity_check(loss: CausalLMLoss, form: Form = "rows", seed: int = 0) -> floa
 def attention_check(loss: CausalLMLoss, form: Form = "rows", seed: int = 0) -> float:
     """The largest error of the attention in use, output and gradients, over what is allowed; above 1 it fails.
 
-    Pieces of 1, 17 and 494 tokens with this model's heads. Allowed: twice the error of plain dense attention in the same type, both against
+    Pieces of `CHECKED` tokens with this model's heads. Allowed: twice the error of plain dense attention in the same type, both against
     dense attention in the next wider type.
     """
     config = loss.hf.config
@@ -84,14 +87,14 @@ def attention_check(loss: CausalLMLoss, form: Form = "rows", seed: int = 0) -> f
     channels = getattr(config, "head_dim", None) or config.hidden_size // heads
     device, dtype = loss.family.head.weight.device, _compute_dtype(loss)
     generator = torch.Generator().manual_seed(seed)
-    tensors = [torch.randn(512, count, channels, generator=generator).to(device, dtype) for count in (heads, keys, keys, heads)]
-    batch = one_row([[0] * length for length in (1, 17, 494)], device, "flat")
+    tensors = [torch.randn(sum(CHECKED), count, channels, generator=generator).to(device, dtype) for count in (heads, keys, keys, heads)]
+    batch = one_row([[0] * length for length in CHECKED], device, "flat")
     assert batch.cu is not None and batch.meta is not None
     cu, meta, scale = batch.cu, batch.meta, channels**-0.5
 
     def rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-        return attend(nn.Module(), q, k, v, None, scaling=scale, rw_lengths=(1, 17, 494))[0][0]
+        return attend(nn.Module(), q, k, v, None, scaling=scale, rw_lengths=CHECKED)[0][0]
 
     def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return varlen_reference(q, k, v, cu, meta, scale)[0]

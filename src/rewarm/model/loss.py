@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,6 +20,10 @@ from rewarm.model.hooks import Targets
 from rewarm.model.linear_loss import linear_cross_entropy, linear_cross_entropy_reference
 
 __all__ = ["CausalLMLoss", "LossOut", "linear_cross_entropy", "linear_cross_entropy_reference"]
+
+
+HEAD_ROWS = 16
+"""The head runs on a multiple of so many tokens: for every number of them oneDNN would keep programs of its own (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,8 @@ class CausalLMLoss(nn.Module):
         hidden = decoded.last_hidden_state.flatten(0, 1)
         labels = batch.labels.flatten()
         weight = None if batch.weight is None else batch.weight.flatten()
-        kept = None
-        if hidden.device.type == "cpu" and targets is None:
-            # no head for what has no label: padding, prompts, ends. Not on a GPU: the number of rows would not be constant.
-            kept = (labels != IGNORE).nonzero()[:, 0]
-            kept = None if len(kept) == len(labels) else kept
+        # no head for what has no label: padding, prompts, ends. Not on a GPU: the number of rows would not be constant.
+        kept = _labelled(labels) if hidden.device.type == "cpu" and targets is None else None
         if kept is not None:
             hidden, labels = hidden[kept], labels[kept]
             weight = None if weight is None else weight[kept]
@@ -90,3 +92,13 @@ class CausalLMLoss(nn.Module):
         formula = sys.modules[type(self.hf).__module__].load_balancing_loss_func
         value = formula(decoded.router_logits, self.hf.num_experts, self.hf.num_experts_per_tok, None)
         return self.hf.router_aux_loss_coef * value * (batch.labels != IGNORE).sum()
+
+
+def _labelled(labels: Tensor) -> Tensor | None:
+    """Where labels count, and enough places where they do not that there are a multiple of `HEAD_ROWS`; None for all places."""
+    counts = labels != IGNORE
+    places = counts.nonzero()[:, 0]
+    more = -len(places) % HEAD_ROWS
+    if len(places) + more >= len(labels):
+        return None
+    return torch.cat([places, (~counts).nonzero()[:more, 0]])

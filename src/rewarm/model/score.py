@@ -92,6 +92,8 @@ class Scorer:
         self.dtype = None if dtype == weight.dtype else dtype
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"])
         self.threads = 1 if self.device.type != "cpu" or _turns(model) else threads or torch.get_num_threads()
+        self._few_shapes = self.device.type == "cpu" and (self.dtype or weight.dtype).itemsize == 2  # `attention.SHORT` says why
+        self._limit = position_limit(model) or 2**31
         self._split: bool | None = None
 
     def nll(self, ids: Sequence[Ids], first: Sequence[int], progress: Callable[[int], None] | None = None) -> list[Nll]:
@@ -171,7 +173,7 @@ class Scorer:
 
     def _nll_of(self, rows: list[Ids], first: list[int]) -> list[Nll]:
         """One batch: NLL of each row's tokens first[i].., first >= 1."""
-        width = max(len(row) for row in rows)
+        width = self._width(max(len(row) for row in rows))
         padded = np.full((len(rows), width), self.pad_id, dtype=np.int64)
         for place, row in zip(padded, rows):
             place[: len(row)] = row
@@ -186,6 +188,13 @@ class Scorer:
             logits = self._own_logits(ids_BT).flatten(0, 1)[places].float()
             nll = logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
         return np.split(nll.double().cpu().numpy(), np.cumsum([len(row) - begin for row, begin in zip(rows, first)])[:-1])
+
+    def _width(self, longest: int) -> int:
+        """Tokens that a batch's rows are filled up to: on a CPU in 16 bits one of few numbers, at most an eighth above `longest`."""
+        if not self._few_shapes:
+            return longest
+        step = 2 ** min(max(longest.bit_length() - 4, 0), 6)
+        return max(longest, min(longest + -longest % step, self._limit))
 
     def _hidden(self, ids_BT: Tensor) -> Tensor:
         return self.family.decoder(input_ids=ids_BT, use_cache=False, **self._bounds(ids_BT)).last_hidden_state
@@ -205,7 +214,11 @@ class Scorer:
         chunk = max(32, HEAD_LOGITS.get(self.device.type, HEAD_LOGITS["cuda"]) // family.rows)
         for begin in range(0, len(labels_N), chunk):
             cut = slice(begin, begin + chunk)
-            logits = torch.nn.functional.linear(hidden_ND[cut], head.weight, head.bias).float()
+            hidden = hidden_ND[cut]
+            count = len(hidden)
+            if self._few_shapes:
+                hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % 16))
+            logits = torch.nn.functional.linear(hidden, head.weight, head.bias)[:count].float()
             if family.logit_scale != 1.0:
                 logits *= family.logit_scale
             if family.softcap is not None:
