@@ -232,8 +232,9 @@ def page(result: dict[str, Any]) -> str:
     new = max((r["case"]["new"] for r in rows.rows if r["part"].startswith("extend")), default=0)
     lines = HEAD.format(new=new).split("\n")
     commits = sorted({p["commit"] for p in result["parts"].values()})
+    named = ", ".join(commits[:3]) + (f" and {len(commits) - 3} more" if len(commits) > 3 else "")
     dates = sorted({p["date"] for p in result["parts"].values()})
-    lines.append(f"Measured {dates[0]}{'' if len(dates) == 1 else f' to {dates[-1]}'} on {result['device']}, commits {', '.join(commits)}.")
+    lines.append(f"Measured {dates[0]}{'' if len(dates) == 1 else f' to {dates[-1]}'} on {result['device']}, commits {named}.")
     if any(p["machine"] == "shared" for p in result["parts"].values()):
         shared = sum(p["machine"] == "shared" for p in result["parts"].values())
         lines.append(

@@ -60,6 +60,9 @@ class Bench:
     def __post_init__(self) -> None:
         self.work = self.cache / "work"
         self.work.mkdir(parents=True, exist_ok=True)
+        self.read()
+
+    def read(self) -> None:
         if (FOLDER / "vocab.json").is_file():
             known = json.loads((FOLDER / "vocab.json").read_text(encoding="utf-8"))
             self.rows, self.parts = known["rows"], known["parts"]
@@ -98,7 +101,8 @@ class Bench:
         return made
 
     def put(self, part: str, rows: list[dict[str, Any]]) -> None:
-        """Replaces the part's rows and saves all."""
+        """Replaces the part's rows and saves all; what another run saved meanwhile is kept."""
+        self.read()
         self.rows = [r for r in self.rows if r["part"] != part] + [{**r, "part": part} for r in rows]
         self.rows.sort(key=lambda r: (r["part"], r["metric"], json.dumps(r["case"]), r["system"]))
         now = datetime.now(UTC).strftime("%Y-%m-%d")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 JOINT = 16_000
 GROWTH_MB = (10, 20, 40, 80, 160)
 LINES = 1_000_000
-FRESH = 8_000
+FRESH = (8_000, 32_000)
+FRESH_SYSTEMS = ("hf_trainer", "gigabpe")
 
 
 def _row(metric: str, value: Any, unit: str, system: str, case: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +174,32 @@ def encoder(bench: Bench) -> None:
                 rows.append(_row("different_lines", made["differ"], "lines", "fastokens", case))
             bench.put(part, rows)
             print(part, made)
+
+
+def fresh(bench: Bench) -> None:
+    """A tokenizer from nothing on each language's text: rewarm, Hugging Face's trainer, gigabpe; with GPT-2's split, and all 256 bytes."""
+    import bases
+    from vocab_measure import TARGETS, codec
+    from vocab_process import run_child
+
+    from vocab import time_rows
+
+    for language, size in itertools.product(TARGETS, FRESH):
+        for system in FRESH_SYSTEMS:
+            part = f"fresh {language} {size} {system}"
+            if not bench.wanted(part):
+                continue
+            out = bench.work / f"fresh-{language}-{size}-{system}"
+            files, peers = bench.plain(language), str(bases.peers(bench.cache))
+            made = run_child("vocab_systems.py", {"system": system, "size": size, "files": files, "out": str(out), "peers": peers})
+            case = {"language": language, "size": size}
+            if "refused" in made:
+                bench.put(part, [_row("refused", made["refused"], "", system, case)])
+                continue
+            encode, _ = codec(Path(made["file"]))
+            documents = [d for some in bench.texts.target[language].values() for d in some]
+            rate = sum(len(d.encode()) for d in documents) / sum(map(len, encode(documents)))
+            bench.put(part, [_row("bytes_per_token", round(rate, 4), "bytes/token", system, case), *time_rows(made, system, case)])
 
 
 def encode_lines(job: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def rewarm(job: dict[str, Any]) -> dict[str, Any]:
     from rewarm.vocab.recipe import VocabRecipe
     from rewarm.vocab.stage import vocab_stage
 
-    cfg = VocabRecipe(extend=True, size=job["new"], **job.get("settings", {}))
+    cfg = VocabRecipe(extend=True, size=job["new"], **{"check_bits": False, **job.get("settings", {})})  # a model of width 8 and no use
     targets = {language: [Path(p) for p in paths] for language, paths in job["targets"].items()}
     out = Path(job["out"])
     clock = Clock()
@@ -166,13 +166,35 @@ def bpe_continue(job: dict[str, Any]) -> dict[str, Any]:
     return save(extended.to_str(), job, clock)
 
 
+def hf_trainer(job: dict[str, Any]) -> dict[str, Any]:
+    """A fresh byte-level BPE by the tokenizers library."""
+    from tokenizers import models, pre_tokenizers, trainers
+
+    clock = Clock()
+    fresh = Tokenizer(models.BPE())
+    fresh.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    fresh.train(job["files"], trainers.BpeTrainer(vocab_size=job["size"], initial_alphabet=alphabet, show_progress=False))
+    return save(fresh.to_str(), job, clock)
+
+
+def gigabpe(job: dict[str, Any]) -> dict[str, Any]:
+    """A fresh byte-level BPE by the package gigabpe."""
+    import gigabpe as peer
+
+    clock = Clock()
+    file = Path(job["out"]) / "tokenizer.json"
+    peer.train_tokenizer(job["files"], vocab_size=job["size"], output=str(file), pretokenizer="bytelevel")
+    return {**clock.read(), "file": str(file)}
+
+
 def save(text: str, job: dict[str, Any], clock: Clock) -> dict[str, Any]:
     file = Path(job["out"]) / "tokenizer.json"
     file.write_text(text, encoding="utf-8")
     return {**clock.read(), "file": str(file)}
 
 
-SYSTEMS = {f.__name__: f for f in (rewarm, add_tokens, fresh_bpe, score0, bpe_continue)}
+SYSTEMS = {f.__name__: f for f in (rewarm, add_tokens, fresh_bpe, score0, bpe_continue, hf_trainer, gigabpe)}
 
 
 def main() -> None:
@@ -186,7 +208,7 @@ def main() -> None:
         if job["system"] == "rewarm":
             raise
         made = {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
-    print(json.dumps(made))
+    print(json.dumps({**made, "own_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
 
 if __name__ == "__main__":
