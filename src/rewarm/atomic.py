@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,27 +26,61 @@ def temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}{_MARK}{os.getpid()}")
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means a full disk or quota: an OSError, or what safetensors, which writes outside of Python, makes of one."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    codes = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
+    return type(error).__name__ == "SafetensorError" and any(code in str(error) for code in codes)
+
+
+def disk_full(path: Path, needed: int | None = None) -> MachineError:
+    """The error of a full disk: what was to be written, how much of the disk is free and, where known, how many bytes are needed."""
+    need = f"; {path.name} needs about {size(needed)}" if needed is not None else ""
+    return MachineError(
+        f"no space left on this disk: {size(free_bytes(path))} free{need}; what was finished before is kept",
+        where=str(path),
+        fix="free some space and run the same command again: it goes on from here",
+    )
+
+
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk into an error that names the path; every other OSError passes through."""
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turns a full disk into an error that names the path and tells the space; every other error passes through.
+
+    needed: bytes that the block writes, where they are known before.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(
-                "no space left on this disk; what was finished before is kept",
-                where=str(path),
-                fix="free some space and run the same command again: it goes on from here",
-            ) from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path, needed) from error
         raise
 
 
+def free_bytes(path: Path) -> int:
+    """Free bytes, for this user, of the disk that holds `path`, which need not be there yet."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def size(count: int) -> str:
+    """`12 B`, `340 kB`, `1.2 MB`, `3.4 GB`: for people."""
+    for unit, letters in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {letters}" if value < 100 and unit > 10**3 else f"{value:,.0f} {letters}"
+    return f"{count} B"
+
+
 @contextlib.contextmanager
-def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def open_atomic(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only if the block ends without an error. needed: its bytes, where known, for the error."""
     part = temporary(path)
-    with disk_errors(path):
+    with disk_errors(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
                 yield file
@@ -60,8 +95,9 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes the whole file at once, or leaves the old one."""
-    with open_atomic(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    raw = content.encode() if isinstance(content, str) else content
+    with open_atomic(path, len(raw)) as file:
+        file.write(raw)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,7 +111,19 @@ def read_json(path: Path) -> Any:
 
 def sync_folder(folder: Path) -> None:
     """Makes a rename in this folder survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_files(folder: Path) -> None:
+    """Every file of this folder, and the folder, on disk: before it is renamed to what others believe is whole."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -90,8 +138,6 @@ def sha256_file(path: Path) -> str:
 
 def sweep(folder: Path) -> int:
     """Removes temporary files and folders below `folder` whose process is dead; returns how many."""
-    import shutil
-
     removed = 0
     for path in sorted(folder.rglob(f"*{_MARK}*")):
         pid = path.name.rpartition("-")[2]

@@ -168,6 +168,7 @@ def main() -> None:
         if debug:
             raise
         print(f"rewarm: {error}", file=sys.stderr)
+        _give_up_stdout()
         sys.exit(error.exit_code)
     except Stopped as error:
         print(f"rewarm: {error}", file=sys.stderr)
@@ -178,9 +179,26 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        print(f"rewarm: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  this is a fault of rewarm or of the machine; --debug shows where", file=sys.stderr)
+        print(f"rewarm: {_told(error)}", file=sys.stderr)
+        _give_up_stdout()
         sys.exit(EXIT_FAILED)
+
+
+def _told(error: Exception) -> str:
+    """What is said of an error that nobody expected. A full disk is known by its number, wherever it was met."""
+    from rewarm.atomic import disk_full, is_disk_full
+
+    if is_disk_full(error):
+        return str(disk_full(Path(getattr(error, "filename", None) or ".")))
+    return f"{type(error).__name__}: {error}\n  this is a fault of rewarm or of the machine; --debug shows where"
+
+
+def _give_up_stdout() -> None:
+    """Output that the disk did not take is not tried again at the end, where Python would turn the exit code into 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -131,8 +131,9 @@ class RunFolder:
                     where=str(self.folder),
                     fix="wait for it, stop it, or choose another folder with --out",
                 ) from None
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            with disk_errors(self.folder):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             sweep(self.folder)
             yield self
         finally:
@@ -153,7 +154,8 @@ class RunFolder:
             start = time.monotonic()
             before = _spent(folder)
             try:
-                facts = work(folder)
+                with disk_errors(folder):  # whatever a stage writes, also through a library
+                    facts = work(folder)
             except BaseException:
                 _spend(folder, before + time.monotonic() - start)
                 raise

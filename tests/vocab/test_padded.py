@@ -299,12 +299,12 @@ def test_memory_stays_below_two_vocabulary_matrices(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the gigabytes that are needed, before the first byte; or with the file that found no room."""
+    """With the bytes that are needed, before the first one; or with the file that found no room."""
     write(tmp_path / "base", "qwen2", 400, True)
     base = Words(tmp_path / "base", 390)
     with monkeypatch.context() as patch:
         patch.setattr(rows_module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 10))
-        with pytest.raises(UserError, match=r"GB are needed, 0\.0 GB are free"):
+        with pytest.raises(MachineError, match=r"10 B free; a needs about \d+ kB"):
             extended(base, tmp_path / "a", 5)
     assert not list((tmp_path / "a").iterdir())
 

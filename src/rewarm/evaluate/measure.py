@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rewarm.atomic import read_json, write_json
-from rewarm.errors import UserError
+from rewarm.errors import MachineError, UserError
 from rewarm.evaluate import store
 from rewarm.evaluate.bits import DocScores, Rows, bits_per_byte, check_lossless, rows_of, score_documents, score_rows
 from rewarm.evaluate.documents import Documents, TextRef, prepare
@@ -109,8 +109,7 @@ class Measurement:
                 prefix, tried = choose_prefix(cfg.prefix, encoder, openings, trial)
                 found = {"prefix": prefix, "tried": tried}
                 if tried:
-                    for file in files:
-                        write_json(file, found)
+                    self._keep(files, partial(write_json, value=found))
             return found["prefix"], found["tried"]
 
     @contextmanager
@@ -158,10 +157,18 @@ class Measurement:
                 scorer = self.scorer(lazy())
                 for left in todo:
                     scores = score_rows(scorer, left.documents, left.rows, partial(bar.advance, note=left.text))
-                    for file in left.files:
-                        store.write_scores(file, scores)
+                    self._keep(left.files, partial(store.write_scores, scores=scores))
                     found[left.text][left.place] = scores
         return {text: store.joined([part for part in parts if part is not None]) for text, parts in found.items()}
+
+    def _keep(self, files: Sequence[Path], write: Callable[[Path], None]) -> None:
+        """Writes each of these files; one in the user's cache only if it can be: a full home stops no measurement."""
+        for file in files:
+            try:
+                write(file)
+            except (OSError, MachineError):
+                if self.cache == self.out / "scores" or file.parent != self.cache:
+                    raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rewarm.atomic import disk_errors, read_json, sync_folder, temporary, write_json
+from rewarm.atomic import disk_errors, read_json, sync_files, sync_folder, temporary, write_json
 from rewarm.errors import UserError
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -43,7 +43,7 @@ def write_hf(model_dir: Path, out: Path, dtype: str = "bf16", readme: str | None
         raise UserError("there already, and no model: nothing was written", where=str(out), fix="choose another folder")
     part = temporary(out)
     shutil.rmtree(part, ignore_errors=True)
-    with disk_errors(out):
+    with disk_errors(out, sum(file.stat().st_size for file in weights)):
         try:
             part.mkdir(parents=True)
             how = {file.name: _copy_weights(file, part / file.name, DTYPES[dtype]) for file in weights}
@@ -64,6 +64,7 @@ def write_hf(model_dir: Path, out: Path, dtype: str = "bf16", readme: str | None
             mode = 0o666 & ~_umask()
             for file in part.iterdir():
                 file.chmod(mode)  # safetensors writes 0600: a server under another account could not read it
+            sync_files(part)
             if out.exists():
                 shutil.rmtree(out)
             part.replace(out)

@@ -7,15 +7,16 @@ other half, which had no say. Mixed in fp32, cast to bf16, and scored as it is h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rewarm import signals
-from rewarm.atomic import disk_errors, read_json, sweep, sync_folder, temporary, write_json
+from rewarm.atomic import disk_errors, read_json, sweep, sync_files, sync_folder, temporary, write_json
 from rewarm.errors import UserError
 from rewarm.keep.recipe import KeepRecipe
 from rewarm.progress import Reporter
@@ -141,9 +142,10 @@ def write_mixed(start_dir: Path, end_dir: Path, alpha: float, out: Path) -> None
     start = {name: path for path in sorted(start_dir.glob("*.safetensors")) for name in _names(path)}
     part = temporary(out)
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    total = 0
-    with disk_errors(out):
+    needed = sum(path.stat().st_size for path in end_dir.glob("*.safetensors")) // 2  # fp32 to bf16
+    with disk_errors(out, needed), _removed_if_it_fails(part):
+        part.mkdir(parents=True)
+        total = 0
         for path in sorted(end_dir.iterdir()):
             if path.suffix != ".safetensors":
                 if path.is_file():
@@ -166,10 +168,20 @@ def write_mixed(start_dir: Path, end_dir: Path, alpha: float, out: Path) -> None
                     total += mixed[name].numel() * mixed[name].element_size()
             save_file(mixed, part / path.name, metadata={"format": "pt"})
         _adjust(part, total)
-    sync_folder(part)
-    shutil.rmtree(out, ignore_errors=True)
-    part.replace(out)
-    sync_folder(out.parent)
+        sync_files(part)
+        shutil.rmtree(out, ignore_errors=True)
+        part.replace(out)
+        sync_folder(out.parent)
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(part: Path) -> Iterator[None]:
+    """Half a model would take the space that is missing."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _names(path: Path) -> list[str]:

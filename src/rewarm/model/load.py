@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from rewarm.atomic import disk_errors, sync_folder, temporary, write_json
-from rewarm.errors import MachineError, UserError
+from rewarm.atomic import disk_errors, sync_files, sync_folder, temporary, write_json
+from rewarm.errors import UserError
 from rewarm.model.attention import NAME
 from rewarm.model.family import Family, family_of
 from rewarm.model.files import SIDE_FILES, check_rows, check_weights, find_folder, read_object
@@ -127,9 +127,10 @@ def save_hf(model: PreTrainedModel, base_dir: str | Path, out: str | Path, dtype
         raise UserError("this folder is there already and holds no model: nothing was written", where=str(out), fix="choose another folder")
     part = temporary(out)
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        with disk_errors(out):
+    needed = sum(p.numel() * (p.element_size() if dtype is None else dtype.itemsize) for p in model.parameters())
+    with disk_errors(out, needed):  # around the removal of the half folder: it tells what is free after that
+        try:
+            part.mkdir(parents=True)
             _write_weights(model, part, dtype)
             for name in SIDE_FILES:
                 (part / name).unlink(missing_ok=True)
@@ -145,9 +146,9 @@ def save_hf(model: PreTrainedModel, base_dir: str | Path, out: str | Path, dtype
             else:
                 part.replace(out)
             sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
 
 
 def _is_model(folder: Path) -> bool:
@@ -160,13 +161,8 @@ def _write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | No
     state = {name: tensor for name, tensor in model.state_dict().items() if name in kept}
     if dtype is not None:
         state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    try:
-        with _quiet():
-            model.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
-    except SafetensorError as error:
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise MachineError("no space left on this disk", where=str(folder.parent), fix="free some space and run it again") from error
-        raise
+    with _quiet():
+        model.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
 
 
 def _config(model: PreTrainedModel, base_dir: Path, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -188,9 +184,4 @@ def _sync(folder: Path) -> None:
     mode = (folder / "config.json").stat().st_mode
     for path in folder.iterdir():
         path.chmod(mode)
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    sync_folder(folder)
+    sync_files(folder)

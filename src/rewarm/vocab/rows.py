@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarm.atomic import write_json
+from rewarm.atomic import disk_full, free_bytes, write_json
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base
 from rewarm.vocab.extension import Extension
@@ -127,9 +127,9 @@ def extend_model(base: Base, extension: Extension, out: Path, cfg: VocabRecipe, 
 def _check_room(weights: Weights, changed: dict[str, Replacement], out: Path) -> None:
     """Before the first byte: a disk that fills up after an hour of copying helps nobody."""
     grown = sum((new.shape[0] - weights.entries[name].shape[0]) * weights.table(name).raw.shape[1] for name, new in changed.items())
-    needed, free = (weights.bytes + grown) * 1.02, shutil.disk_usage(out).free
-    if free < needed:
-        raise UserError(f"{needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free", where=str(out), fix="free some space")
+    needed = round((weights.bytes + grown) * 1.02)
+    if free_bytes(out) < needed:
+        raise disk_full(out, needed)
 
 
 def resized_config(folder: Path, tensors: VocabTensors, rows: int) -> dict[str, Any]:
