@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from rewarm import signals
 from rewarm.errors import MachineError, Stopped, UserError
+from rewarm.train.journal import Journal
 from rewarm.train.loop import TimeUp
 from rewarm.train.recipe import TrainRecipe
 from rewarm.train.schedule import lr_factor
@@ -137,15 +140,16 @@ def test_the_hours_of_a_lent_machine_end_with_a_checkpoint_and_exit_0(stage):
     assert stage(steps=20).result["steps"] == 20
 
 
-def test_steps_without_finite_numbers_are_left_out_and_the_third_stops(stage, monkeypatch):
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_steps_without_finite_numbers_are_left_out_and_the_third_stops(stage, monkeypatch, what):
     """One bad step is dust in the text, three are a fault: it names steps and rows, and the checkpoint before stays."""
-    poison(monkeypatch, {4, 8})
+    poison(monkeypatch, {4, 8}, what)
     run = stage("dust", steps=10, lr=2e-3)
     assert run.result["skipped"] == 2
     assert [e["step"] for e in events(run.out, "skipped")] == [5, 9]
     assert metrics(run.out)[4]["loss"] is None and len(run.reporter.warnings) == 2
     monkeypatch.undo()
-    poison(monkeypatch, {5, 6, 7})
+    poison(monkeypatch, {5, 6, 7}, what)
     with pytest.raises(MachineError, match=r"steps 6, 7, 8, rows 20 to 31"):
         stage("fault", steps=10, lr=2e-3, checkpoint_steps=4)
     monkeypatch.undo()
@@ -212,6 +216,109 @@ def test_a_run_begun_with_other_settings_is_not_gone_on_with(stage, monkeypatch)
     signals.clear_stop()
     with pytest.raises(UserError, match=r"lr: 0.01 before, 0.02 now"):
         stage(lr=0.02)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_with(stage, monkeypatch, tmp_path):
+    """A folder copied from another run: its checkpoint says itself what it is of, whatever plan lies beside it."""
+    stop_after(3, monkeypatch)
+    with pytest.raises(Stopped):
+        stage("other", clip=0.5)
+    signals.clear_stop()
+    monkeypatch.undo()
+    (tmp_path / "mine").mkdir()
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "mine" / "checkpoints")
+    with pytest.raises(UserError, match=r"step-3\n.*\n  clip: 0.5 before, 1.0 now\n  use another folder"):
+        stage("mine")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "folder"])
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(stage, weights, monkeypatch, damage):
+    """The one before is taken, the steps since are done again, and the weights do not tell that it happened."""
+    whole = stage("whole", checkpoint_steps=4)
+    kill_after(10, monkeypatch)
+    with pytest.raises(Killed):
+        stage("parts", checkpoint_steps=4)
+    monkeypatch.undo()
+    newest = whole.out.parent / "parts" / "checkpoints" / "step-8"
+    file = newest / "moments.safetensors"
+    if damage == "folder":
+        shutil.rmtree(newest)
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    parts = stage("parts", checkpoint_steps=4)
+    [told] = [w for w in parts.reporter.warnings if "step 8" in w]
+    assert "step 4 is taken, the steps since repeat" in told and ("moments.safetensors" in told) == (damage != "folder")
+    assert [e["step"] for e in events(parts.out, "resumed")] == [4]
+    assert [line["loss"] for line in metrics(parts.out)] == [line["loss"] for line in metrics(whole.out)]
+    assert_same_bits(weights(whole.out / "model"), weights(parts.out / "model"))
+
+
+def test_a_disk_that_is_full_for_some_steps_costs_no_line(stage, weights, monkeypatch):
+    """A checkpoint is missed and told, the lines wait in memory, and the run is the one it would have been."""
+    from rewarm.train import checkpoint, journal
+
+    whole = stage("whole", checkpoint_steps=4)
+    write, save_file, full = journal._write, checkpoint.save_file, {"now": False}
+
+    def refused(work):
+        def maybe(*arguments):
+            if full["now"]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return work(*arguments)
+
+        return maybe
+
+    monkeypatch.setattr(journal, "_write", refused(write))
+    monkeypatch.setattr(checkpoint, "save_file", refused(save_file))
+    _after(6, monkeypatch, lambda: full.update(now=True))
+    _after(11, monkeypatch, lambda: full.update(now=False))
+    run = stage("parts", checkpoint_steps=4)
+    lines = [w for w in run.reporter.warnings if "kept in memory" in w]
+    assert len(lines) == 1 and len([w for w in run.reporter.warnings if "checkpoint of step 8 was not written" in w]) == 1
+    assert [line["step"] for line in metrics(run.out)] == list(range(1, 21))
+    assert [(e["step"], e["written"]) for e in events(run.out, "checkpoint")] == [(4, True), (8, False), (12, True), (16, True)]
+    assert_same_bits(weights(whole.out / "model"), weights(run.out / "model"))
+
+
+def test_half_a_line_of_the_journal_is_dropped_and_none_is_written(tmp_path, monkeypatch):
+    """A kill or a full disk in the middle of a line would spoil the next one too."""
+    journal = Journal(tmp_path)
+    journal.metrics({"step": 1})
+    journal.event("resumed", step=1)
+    for file in (journal.metrics_file, journal.events_file):
+        file.write_bytes(file.read_bytes() + b'{"step": 2, "lo')
+    journal.forget_after(9)
+    assert metrics(tmp_path) == [{"step": 1}] and len(events(tmp_path)) == 1
+    before = journal.metrics_file.read_bytes()
+
+    class Half:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            self.file.write(content[:5])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = type(journal.metrics_file).open
+    with monkeypatch.context() as patch:
+        patch.setattr(type(journal.metrics_file), "open", lambda self, *a, **k: Half(opened(self, *a, **k)))
+        journal.metrics({"step": 2})
+    assert journal.metrics_file.read_bytes() == before
+    journal.close()
+    assert metrics(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
 def test_a_rate_far_above_the_table_is_warned_about(stage):
@@ -318,8 +425,8 @@ def _after(steps, monkeypatch, action):
     monkeypatch.setattr(Loop, "_tell", and_then)
 
 
-def poison(monkeypatch, steps):
-    """A NaN in one gradient of these steps."""
+def poison(monkeypatch, steps, what="gradient"):
+    """A NaN in one gradient of these steps, or in their loss alone."""
     from rewarm.train.engine import Engine
 
     backward = Engine._backward
@@ -327,6 +434,8 @@ def poison(monkeypatch, steps):
     def poisoned(self, context, batch, by_source):
         loss = backward(self, context, batch, by_source)
         if context is not None and context.step in steps and self.optimizer.param_groups[0]["lr"] > 0:
+            if what == "loss":
+                return loss * float("nan")
             self.params[0].local.grad[0, 0] = float("nan")
         return loss
 

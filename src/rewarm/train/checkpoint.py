@@ -52,7 +52,7 @@ class Checkpointer:
     """The checkpoints of one run.
 
     A failed save (a full disk) warns and training goes on; the third in a row raises MachineError, with the last good checkpoint still
-    there."""
+    there. A damaged checkpoint is put aside as `step-N.damaged`: it is neither loaded nor counted among those that are kept."""
 
     def __init__(self, folder: Path, keep_last: int = 3, reporter: Reporter | None = None) -> None:
         self.folder, self.keep_last, self.reporter = folder, keep_last, reporter
@@ -62,9 +62,13 @@ class Checkpointer:
             shutil.rmtree(left)
 
     def save(self, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path | None:
-        """Writes `step-<step>`: a safetensors file for each group, `state` as JSON. Returns its folder, or None if the disk refused."""
+        """Writes `step-<step>`: a safetensors file for each group, `state` as JSON. Returns its folder, or None if the disk refused.
+
+        One of this step that is there already is what this process began with, and stays: replacing it would leave a moment without."""
         final = self.folder / f"step-{step}"
         part = self.folder / f"step-{step}.tmp"
+        if final.exists():
+            return final
         try:
             part.mkdir()
             for group, tensors in groups.items():
@@ -75,54 +79,79 @@ class Checkpointer:
             manifest.write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=2), encoding="utf-8")
             _seal(manifest)
             atomic.sync_folder(part)
-            if final.exists():
-                shutil.rmtree(final)
             part.replace(final)
             atomic.sync_folder(self.folder)
-            atomic.write_atomic(self.folder / "LATEST", final.name + "\n")
-        except (OSError, MachineError, _safetensors_error()) as error:
+        except (OSError, _safetensors_error()) as error:
             shutil.rmtree(part, ignore_errors=True)
-            self._refused(step, error)
+            self._refused(step, error, sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values()))
             return None
         self._failed = 0
+        try:
+            atomic.write_atomic(self.folder / "LATEST", final.name + "\n")
+        except (OSError, MachineError) as error:  # the checkpoint itself is whole
+            self._warn(f"checkpoint of step {step} is written, but not its name in {self.folder / 'LATEST'}: {error}")
         for old in self.steps()[: -self.keep_last]:
             shutil.rmtree(self.folder / f"step-{old}")
         return final
 
-    def _refused(self, step: int, error: Exception) -> None:
+    def _refused(self, step: int, error: Exception, needed: int) -> None:
         self._failed += 1
         last = f"the last good one is step {self.steps()[-1]}" if self.steps() else "there is none yet"
-        told = f"checkpoint of step {step} was not written ({error}); {last}"
+        why = "no space left on this disk" if atomic.is_disk_full(error) else str(error)
+        room = f"{atomic.size(atomic.free_bytes(self.folder))} free, a checkpoint takes about {atomic.size(needed)}"
+        told = f"checkpoint of step {step} was not written ({why}; {room}); {last}"
         if self._failed >= 3:
             raise MachineError(
                 f"{told}; three saves in a row failed",
                 where=str(self.folder),
                 fix="free some space on this disk and run the same command again: it goes on from the last good checkpoint",
             ) from error
+        self._warn(f"{told}; training goes on")
+
+    def _warn(self, text: str) -> None:
         if self.reporter:
-            self.reporter.warn(f"{told}; training goes on")
+            self.reporter.warn(text)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
         return sorted(int(m[1]) for path in self.folder.iterdir() if (m := _STEP.fullmatch(path.name)))
 
     def latest(self) -> Loaded | None:
-        """The newest checkpoint whose files agree with their checksums, or None. A damaged one is warned about and passed over."""
+        """The newest checkpoint whose files agree with their checksums, or None. Damaged ones are warned about and put aside."""
+        named, damaged = self._named(), []
+        loaded = None
         for step in reversed(self.steps()):
             try:
                 loaded = _checked(self.folder / f"step-{step}", step)
+                break
             except Damaged as damage:
-                if self.reporter:
-                    self.reporter.warn(
-                        f"checkpoint of step {step} is damaged: {damage}; the one before it is taken, and the steps since repeat"
-                    )
-                continue
-            return loaded
-        return None
+                damaged.append(f"checkpoint of step {step} is damaged: {damage}")
+                self._put_aside(step)
+        if not damaged and named is not None and (loaded is None or named > loaded.step):
+            damaged.append(f"LATEST names the checkpoint of step {named}, which is not there")
+        taken = f"step {loaded.step} is taken, the steps since repeat" if loaded else "there is none before it, training begins at step 0"
+        for text in damaged:
+            self._warn(f"{text}; {taken}")
+        return loaded
+
+    def _named(self) -> int | None:
+        """The step in LATEST, None where there is no such file or it holds something else."""
+        try:
+            found = _STEP.fullmatch((self.folder / "LATEST").read_text(encoding="utf-8").strip())
+        except (OSError, ValueError):
+            return None
+        return int(found[1]) if found else None
+
+    def _put_aside(self, step: int) -> None:
+        aside = self.folder / f"step-{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / f"step-{step}").replace(aside)
 
     def remove_all(self) -> None:
         """After the final model is on disk: moments have no use any more."""
         (self.folder / "LATEST").unlink(missing_ok=True)
+        for aside in self.folder.glob("step-*.damaged"):
+            shutil.rmtree(aside)
         for step in self.steps():
             shutil.rmtree(self.folder / f"step-{step}")
 
@@ -143,19 +172,22 @@ def _seal(path: Path) -> dict[str, Any]:
 def _checked(folder: Path, step: int) -> Loaded:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        files = manifest["files"]
+        files = [(str(name), int(wanted["bytes"]), str(wanted["sha256"])) for name, wanted in manifest["files"].items()]
         if manifest["format"] != FORMAT or manifest["step"] != step:
             raise Damaged(f"manifest.json is of format {manifest['format']}, step {manifest['step']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"manifest.json cannot be read ({error})") from error
-    for name, wanted in files.items():
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"manifest.json cannot be read ({type(error).__name__}: {error})") from error
+    for name, size, checksum in files:
         path = folder / name
-        if not path.is_file():
-            raise Damaged(f"{name} is missing")
-        if path.stat().st_size != wanted["bytes"]:
-            raise Damaged(f"{name} has {path.stat().st_size:,} bytes, not {wanted['bytes']:,}")
-        if atomic.sha256_file(path) != wanted["sha256"]:
-            raise Damaged(f"{name} does not have the checksum it was written with")
+        try:
+            if path.stat().st_size != size:
+                raise Damaged(f"{name} has {path.stat().st_size:,} bytes, not {size:,}")
+            if atomic.sha256_file(path) != checksum:
+                raise Damaged(f"{name} does not have the checksum it was written with")
+        except FileNotFoundError as error:
+            raise Damaged(f"{name} is missing") from error
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{name} cannot be read ({error})") from error
     return Loaded(folder, step, json.loads((folder / "state.json").read_text(encoding="utf-8")))
 
 

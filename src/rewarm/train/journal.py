@@ -4,42 +4,83 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rewarm.atomic import write_atomic
+from rewarm.atomic import disk_errors, free_bytes, is_disk_full, size, write_atomic
 from rewarm.train.engine import Record
 
 
 class Journal:
-    """`metrics.jsonl`, a line for every `log_every` steps, and `events.jsonl`, whatever else happened. Both only grow."""
+    """`metrics.jsonl`, a line for every `log_every` steps, and `events.jsonl`, whatever else happened. Both only grow.
 
-    def __init__(self, folder: Path) -> None:
+    On a full disk, which a checkpoint outlives twice, the lines wait in memory and are written with the next one that can be."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         self.metrics_file, self.events_file = folder / "metrics.jsonl", folder / "events.jsonl"
+        self._waiting: dict[Path, list[str]] = {}
+        self._warn = warn
 
     def metrics(self, line: Mapping[str, Any]) -> None:
-        _append(self.metrics_file, line)
+        self._append(self.metrics_file, line)
 
     def event(self, name: str, **facts: Any) -> None:
-        _append(self.events_file, {"event": name, "time": round(time.time(), 3), **facts})
+        self._append(self.events_file, {"event": name, "time": round(time.time(), 3), **facts})
+
+    def close(self) -> None:
+        """Writes what still waits. MachineError if the disk has no space for it."""
+        for path, lines in self._waiting.items():
+            with disk_errors(path):
+                _write(path, "".join(lines))
+        self._waiting.clear()
+
+    def _append(self, path: Path, line: Mapping[str, Any]) -> None:
+        waiting = [*self._waiting.get(path, []), json.dumps(line, ensure_ascii=False) + "\n"]
+        try:
+            _write(path, "".join(waiting))
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not self._waiting:
+                self._warn(f"no space left for {path}: {size(free_bytes(path))} free; its lines are kept in memory, training goes on")
+            self._waiting[path] = waiting
+        else:
+            self._waiting.pop(path, None)
 
     def forget_after(self, step: int) -> None:
-        """Drops the metrics of steps that a restart will do again, and a line that a kill cut in half."""
-        if not self.metrics_file.is_file():
-            return
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if len(kept) < len(lines):
-            write_atomic(self.metrics_file, "".join(kept))
+        """Drops the metrics of steps that a restart will do again, and in both files lines that are none (a kill cut them in half)."""
+        for path, limit in ((self.metrics_file, step), (self.events_file, math.inf)):
+            if path.is_file():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                kept = [line for line in lines if _step_of(line) <= limit]
+                if len(kept) < len(lines):
+                    write_atomic(path, "".join(kept))
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _step_of(line: str) -> float:
+    """The step that a line is about, 0 where it is about none; NaN for what is no whole line, so that it is below no limit."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return math.nan
+    return float(found.get("step", 0)) if line.endswith("\n") and isinstance(found, dict) else math.nan
+
+
+def _write(path: Path, text: str) -> None:
+    """Appends all of it or, on an error, nothing: half a line would spoil the next one too."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError:
+        if path.exists():
+            os.truncate(path, before)
+        raise
 
 
 def shown(value: float) -> float | str:

@@ -94,7 +94,7 @@ class _Run:
         self.cfg, self.model_dir, self.names, self.batch_of, self.out = cfg, model_dir, list(mixture.names), batch_of, out
         self.probes = probes if cfg.probe_every != "off" else None
         self.reporter, self.started = reporter, started
-        self.journal = Journal(out)
+        self.journal = Journal(out, reporter.warn)
         self.setup = set_up(cfg, model_dir, mixture, batch_of, new_rows, true_vocab, methods, out, reporter)
         self.engine = self.setup.engine
         self.checkpoints = Checkpointer(out / "checkpoints", cfg.keep_last, reporter)
@@ -264,6 +264,7 @@ class _Run:
             self.reporter.warn(
                 f"training took {result['seconds'] / 60:.1f} minutes, not {minutes:g}: the machine became slower after it was timed"
             )
+        self.journal.close()
         write_json(self.out / "result.json", result)
         self.checkpoints.remove_all()
         return result
