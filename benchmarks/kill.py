@@ -3,9 +3,10 @@
 Systems  rewarm
 Method   `rewarm run` on a small real recipe (vocabulary extension, training with ten checkpoints and with probes, mixing back, evaluation,
          export; one process on the CPU). Once undisturbed, which also times the stages. Then, each in a run folder and a cache of its own:
-         kill -9 of the whole process group at ten seeded random moments, in every stage at least once; SIGTERM and SIGINT in training and
-         SIGTERM in the vocabulary, which must end with exit code 130, in training with a checkpoint. The same command is then run to its
-         end. same_weights is 1 if the exported model.safetensors and tokenizer.json have the SHA-256 of the undisturbed run's
+         kill -9 of the whole process group at ten seeded random moments, in every stage at least once; SIGTERM and SIGINT after the first
+         step of training and SIGTERM in the vocabulary, which must end with exit code 130, in training with a checkpoint of the step it
+         tells. The same command is then run to its end. same_weights is 1 if the exported model.safetensors and tokenizer.json have the
+         SHA-256 of the undisturbed run's
 Needs    nothing; with REWARM_DATA set the text is Vietnamese statutes and English novels instead of generated words. Ten minutes
 Output   benchmarks/results/kill.json; exit 1 if one run ends differently
 """
@@ -136,6 +137,14 @@ class Run:
         found = {path.name.rpartition("-")[0]: (path / "done.json").exists() for path in self.folder.iterdir() if path.is_dir()}
         return {stage: found[stage] for stage in STAGES if stage in found}
 
+    def steps(self) -> int:
+        """Steps that the training has told."""
+        return sum(file.read_text().count("\n") for file in self.folder.glob("train-*/metrics.jsonl"))
+
+    def saved(self) -> bool:
+        """Whether the newest checkpoint is of the last step that was told."""
+        return any(file.read_text().strip() == f"step-{self.steps()}" for file in self.folder.glob("train-*/checkpoints/LATEST"))
+
     def finish(self) -> float:
         """Runs to the end; seconds."""
         begun = time.perf_counter()
@@ -162,15 +171,18 @@ class Hit:
     stage: str
     after_s: float
     code: int
-    step: int | None
+    step: int
 
 
 def disturb(run: Run, stage: str, delay: float, number: signal.Signals) -> Hit:
-    """Starts the run and signals its process group `delay` seconds after the stage has begun; where that was, and the exit code."""
+    """Starts the run and signals its process group `delay` seconds after the stage has begun (a signal that asks: after training's first
+    step); where that was, and the exit code."""
     process = run.start()
     while process.poll() is None and stage not in run.stages():
         time.sleep(0.001)
     begun = time.perf_counter()
+    while process.poll() is None and number != signal.SIGKILL and stage == "train" and not run.steps():
+        time.sleep(0.001)
     time.sleep(delay)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
@@ -179,15 +191,15 @@ def disturb(run: Run, stage: str, delay: float, number: signal.Signals) -> Hit:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # whatever it had started
     open_stages = [name for name, finished in run.stages().items() if not finished]
-    lines = [file.read_text().count("\n") for file in run.folder.glob("train-*/metrics.jsonl")]
-    return Hit(open_stages[-1] if open_stages else "none", round(after, 3), process.returncode, lines[0] if lines else None)
+    return Hit(open_stages[-1] if open_stages else "none", round(after, 3), process.returncode, run.steps())
 
 
 def disturbed(house: Path, name: str, stage: str, seconds: float, number: signal.Signals, rng: np.random.Generator) -> tuple[Run, Hit]:
     """A run that the signal hit in this stage: drawn anew, with a fresh folder, where the stage was over already."""
     for attempt in range(TRIES):
         run = Run(house, f"{name}-{attempt}")
-        hit = disturb(run, stage, float(rng.uniform(0, 0.9)) * seconds / (attempt + 1), number)
+        longest = seconds * (0.9 if number == signal.SIGKILL else 0.4) / (attempt + 1)
+        hit = disturb(run, stage, float(rng.uniform(0, longest)), number)
         if hit.stage == stage:
             break
     return run, hit
@@ -196,7 +208,7 @@ def disturbed(house: Path, name: str, stage: str, seconds: float, number: signal
 def row(signal_name: str, hit: Hit, same: bool, again: float) -> dict[str, Any]:
     case: dict[str, Any] = {"signal": signal_name, "stage": hit.stage, "after_s": hit.after_s}
     if hit.stage == "train":
-        case["step"] = hit.step or 0
+        case["step"] = hit.step
     return {"metric": "same_weights", "value": int(same), "unit": "1 = yes", "system": "rewarm", "case": case, "again_s": round(again, 1)}
 
 
@@ -219,7 +231,7 @@ def main() -> int:
             run, hit = disturbed(house, f"{i}-{stage}", stage, seconds[stage], number, rng)
             clean = hit.code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
             if number != signal.SIGKILL and stage == "train":
-                clean &= any(run.folder.glob("train-*/checkpoints/LATEST"))
+                clean &= run.saved()
             again = run.finish()
             same = run.hashes() == expected
             wrong += not (same and clean and hit.stage == stage)
