@@ -24,8 +24,8 @@ from rewarm.evaluate.bits import DocScores
 from rewarm.evaluate.documents import Documents
 from rewarm.evaluate.protocol import Protocol
 
-FORMAT = 2
-"""Raised when kept numbers change their meaning. 2: bf16 over fp32 weights."""
+FORMAT = 3
+"""Raised when kept numbers change their meaning. 2: bf16 over fp32 weights. 3: bf16 on a CPU in batches of few widths."""
 PART_BYTES = {"cpu": 16_384, "cuda": 262_144}
 """Text of a part: what a kill may cost, 20 seconds of a CPU."""
 

@@ -9,7 +9,6 @@ tokens/s with rows of 256 and 260 with 2,048 tokens at once (135M parameters, fp
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from rewarm.errors import MachineError
 from rewarm.model.attention import NAME, stock_attention
 from rewarm.model.family import family_of
 from rewarm.model.load import load_base
+from rewarm.model.release import release_memory
 from rewarm.signals import check_stop
 
 Ids = npt.NDArray[np.int32]
@@ -43,15 +43,17 @@ TURNING_ROPE = ("dynamic", "longrope")
 
 @contextmanager
 def open_model(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Iterator[PreTrainedModel]:
-    """A model to score or to generate with: dropout off, transformers' own attention. Its memory is free again after the block."""
+    """A model to score or to generate with: dropout off, transformers' own attention.
+
+    Its memory is free again after the block, and before it that of what came before: a training leaves gigabytes of free heap.
+    """
+    release_memory()
     base = load_base(path, device, dtype)
     model = base.model.eval()
     with stock_attention(model):
         yield model
     del base, model
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
+    release_memory()
 
 
 def position_limit(model_or_config: object) -> int | None:
