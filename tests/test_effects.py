@@ -408,6 +408,7 @@ CASES: dict[str, Case] = {
     "vocab.max_size": Case(vocab, "50", given=(*EXTENDED, "vocab.size=auto", "vocab.max_size=30")),
     "vocab.min_gain": Case(vocab, "9", given=("vocab.extend=auto",)),
     "vocab.tau": Case(vocab, "0.01", given=GUARDED),
+    "vocab.name_guard": Case(vocab, "1.0", given=GUARDED),
     "vocab.max_changed_lines": Case(vocab, "0", given=GUARDED, refusal="protected lines would change, 0 are allowed"),
     "vocab.rules.character": Case(vocab, "false", given=(*EXTENDED, "vocab.size=300")),
     "vocab.rules.digits": Case(vocab, "allow", given=EXTENDED),

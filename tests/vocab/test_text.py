@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewarm.errors import UserError
-from rewarm.vocab.text import PIECE_CHARS, cut_pieces, lines_of, read_documents, sample_pieces
+from rewarm.vocab.text import PIECE_CHARS, compared_lines, cut_pieces, lines_of, read_documents, sample_pieces
 
 
 def test_the_three_kinds_of_file_give_the_same_texts(tmp_path: Path) -> None:
@@ -78,3 +78,12 @@ def test_a_sample_keeps_to_its_size_and_does_not_depend_on_order(tmp_path: Path)
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in some))
     a, b = (sample_pieces([tmp_path / f"{name}.jsonl"], 5_000, 0.0, 0.0, 1) for name in "ab")
     assert a == b and 5_000 <= sum(map(len, a.counted)) < 5_100 and a.total_bytes == sum(map(len, texts))
+
+
+def test_a_long_paragraph_counts_as_its_sentences() -> None:
+    """A share of changed lines must not depend on whether text comes in paragraphs or in lines; nothing of the text may be lost either."""
+    paragraph = "It rained, he said. " * 9 + "Why? Nobody knows! 雨が降った。" + "長い文だ。" * 4
+    lines = compared_lines([f"Short. Line.\n\n{paragraph}\n   \n"])
+    assert "Short. Line." in lines and " Why?" in lines and "長い文だ。" in lines and len(paragraph) > 200
+    assert len(lines) == len(set(lines)) and all(line.strip() for line in lines)
+    assert sum(map(len, set(lines) - {"Short. Line."})) == len("It rained, he said." * 2 + " Why? Nobody knows!雨が降った。長い文だ。") + 2

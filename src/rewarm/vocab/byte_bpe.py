@@ -85,7 +85,7 @@ class ByteBpe:
     """The kind, as the stage sees it."""
 
     title = "byte-level BPE (the type of GPT-2, Llama-3, Qwen, SmolLM and Mistral-Nemo)"
-    changed_lines = 0.01
+    changed_lines = 0.002
 
     def opens(self, spec: dict[str, Any]) -> bool:
         model = spec.get("model") or {}

@@ -22,6 +22,7 @@ from rewarm.vocab.extension import Extension
 from rewarm.vocab.gate import allowed_changes, allowed_share
 from rewarm.vocab.kinds import Kind
 from rewarm.vocab.merge import Grammar, Merges, continue_merges
+from rewarm.vocab.names import guarded, old_runs
 from rewarm.vocab.pairs import Words
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import Advice, Curve, advise, auto_uses, knee, min_uses_size, size_curve
@@ -85,10 +86,13 @@ def pose(
     if head:
         head = replace(head, saved=head.saved[:, [counts.groups.index(group) for group in watch]])
     protect = PROTECTED if PROTECTED in counts.groups else None
+    refusal = base.refusal(cfg.rules)
+    if protect and cfg.name_guard != "off":
+        refusal = guarded(refusal, _old_runs(counts, base, targets, cfg.name_guard))
     return Problem(
         words=words_to_merge(counts, ids, weights, protect, watch),
         grammar=grammar,
-        refusal=base.refusal(cfg.rules),
+        refusal=refusal,
         target_bytes=sum(weights[t] * counts.bytes_of(t) for t in targets),
         protected_bytes=counts.bytes_of(PROTECTED) if protect else 0,
         unit=max(weights.values()),
@@ -98,6 +102,13 @@ def pose(
         weights={name: weights[f"target:{name}"] for name in languages},
         head=head,
     )
+
+
+def _old_runs(counts: Counts, base: Base, targets: list[str], limit: float) -> frozenset[str]:
+    """What no new token may hold, by these counts: see `names.py`."""
+    texts = [base.surface_of(word).decode(errors="replace") for word in counts.words]
+    groups = [(counts.column(group), counts.bytes_of(group)) for group in [*targets, PROTECTED]]
+    return old_runs(texts, groups[:-1], groups[-1], limit)
 
 
 @dataclass(frozen=True)

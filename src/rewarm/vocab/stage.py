@@ -35,7 +35,7 @@ from rewarm.vocab.kinds import Kind, kind_named
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
 from rewarm.vocab.rows import copy_beside, extend_model
-from rewarm.vocab.text import Sample, lines_of, read_documents, sample_pieces
+from rewarm.vocab.text import Sample, compared_lines, lines_of, read_documents, sample_pieces
 
 FORMAT = 1
 LEAST_PROTECTED = 1_000_000
@@ -119,7 +119,7 @@ def survey(
     texts = _sample(cfg, targets, protect, reporter)
     counts = _counts(cfg, base, texts, out, reporter)
     check_stop()
-    tuning = _lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
+    tuning = compared_lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
     choice = kind_named(base.kind).extend(base, counts, sorted(targets), cfg, planned_tokens, tuning)
     for reason in choice.reasons:
         reporter.say(f"  {reason}")
@@ -283,7 +283,7 @@ def _write(
         reporter.warn(f"{name} is not copied: it holds the old vocabulary; tokenizer.json is the one to use")
     gate_texts = GateTexts(
         target=[line for name in sorted(texts) if name != PROTECTED for line in _lines(_up_to(texts[name].tuning, HELD_BYTES))],
-        protected=_lines(texts[PROTECTED].test) if PROTECTED in texts else [],
+        protected=compared_lines(texts[PROTECTED].test) if PROTECTED in texts else [],
     )
     reporter.say("  checking the tokenizer")
     findings = check_tokenizer(base, building, gate_texts, cfg, choice.fewest_uses)

@@ -7,6 +7,7 @@ order of files and documents changes nothing.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import xxhash
 from rewarm.errors import UserError
 
 PIECE_CHARS = 10_000
+LONG_LINE = 200
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？])(?!$)")
 
 
 def read_documents(path: Path) -> Iterator[str]:
@@ -135,3 +138,16 @@ def lines_of(pieces: Iterable[str]) -> Iterator[str]:
                 end += 1
             yield piece[start:end]
             start = end
+
+
+def compared_lines(pieces: Iterable[str]) -> list[str]:
+    """What counts as a line where changed lines are counted: unique, in order, without blank ones and without their line ends.
+
+    Clean text has whole paragraphs in a line, so a share of them would say how long the paragraphs are. A line above LONG_LINE characters
+    is therefore cut at the ends of its sentences; the blank goes with what follows, as most tokenizers have it.
+    """
+    out = set()
+    for line in lines_of(pieces):
+        line = line.strip("\n")
+        out.update(_SENTENCE_END.split(line) if len(line) > LONG_LINE else [line])
+    return sorted(line for line in out if line.strip())
