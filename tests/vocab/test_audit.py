@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from rewarm.vocab.audit import NAMES, audit, finding_lines
+from rewarm.vocab.audit import NAMES, audit, finding_lines, first_change
 from rewarm.vocab.base import open_base
 from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import Finding
+from rewarm.vocab.readers import open_cutter
 from rewarm.vocab.recipe import VocabRecipe
 
 from .conftest import english, vietnamese, write_base
@@ -132,6 +133,8 @@ def test_words_added_by_add_tokens_change_old_text(sound: dict[str, tuple[Path, 
     findings = judged(base, new)
     assert {1, 3, 4} <= broken(findings)
     assert "2 added tokens are new, first `e o`" in findings[1].example and findings[4].value["changed_lines"] > 100
+    cuts, line = findings[4].example.splitlines()
+    assert "  ->  " in cuts and ("e o" in cuts.split("  ->  ")[1] or "o t" in cuts.split("  ->  ")[1]) and line.startswith("in: ")
     assert findings[13].ok is False and "the tokenizer gives id" in findings[13].example, "add_tokens without a resize"
 
 
@@ -230,7 +233,7 @@ def test_new_ids_on_spare_rows_that_nobody_wrote_are_named(sound: dict[str, tupl
 
 
 def test_lines_for_people_name_the_fault_with_its_example() -> None:
-    """One line an invariant; what is wrong comes below it, and what to do."""
+    """One line an invariant; what is wrong comes below it."""
     some = [
         Finding(1, NAMES[1], True, 0, 0),
         Finding(4, NAMES[4], False, {"changed_lines": 1234, "lines": 5000}, {"changed_lines": 8, "share": 0.01}, "the line", "do this"),
@@ -240,6 +243,14 @@ def test_lines_for_people_name_the_fault_with_its_example() -> None:
         ("ok", "  1  ok      old ids, added tokens and settings are equal"),
         ("broken", "  4  BROKEN  protected text keeps its tokens: changed lines 1,234, lines 5,000 (allowed: 8)"),
         ("detail", "             the line"),
-        ("detail", "             do this"),
         ("open", " 12  -       a second write is equal: not judged: why"),
     ]
+
+
+def test_the_first_change_is_shown_up_to_where_both_cut_again(sound: dict[str, tuple[Path, Path]]) -> None:
+    """A line of 200 characters as an example says nothing: the reader wants the place."""
+    base, new = (open_cutter(path) for path in sound["gpt2"])
+    assert first_change(base, new, "the one") is None
+    text = "the one, chường đọc"
+    old, now = (part.split("|") for part in (first_change(base, new, text) or "").split("  ->  "))
+    assert "".join(now) in text and len(now) < len(old) and "the" not in "".join(now)

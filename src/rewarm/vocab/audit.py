@@ -6,6 +6,10 @@ a tokenizer that was trained anew breaks several invariants, and its owner wants
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import Finding, allowed_changes, allowed_share, changed_lines, check_tokenizer
 from rewarm.vocab.gate_bits import check_bits
 from rewarm.vocab.gate_rows import audit_model
+from rewarm.vocab.readers import Cutter, open_cutter
 from rewarm.vocab.recipe import VocabRecipe
+from rewarm.vocab.show import escaped, readable
 
 NAMES = {
     1: "old ids, added tokens and settings are equal",
@@ -53,6 +59,7 @@ def audit(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRecipe, with
     else:
         why = ""
         findings += _used(base, new_folder, texts.target)
+    findings = [_with_cuts(f, base, new_folder) for f in findings]
     if with_model:
         findings += _model(base, new_folder, texts, cfg)
     reasons = {
@@ -69,6 +76,32 @@ def audit(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRecipe, with
         if n not in judged
     ]
     return sorted(findings + missing, key=lambda finding: finding.number)
+
+
+def _with_cuts(finding: Finding, base: Base, folder: Path) -> Finding:
+    """The same; where a line is the example of changed tokens, it shows how both cut it, and comes after that."""
+    if finding.ok or finding.number not in (3, 4) or not finding.example or not (folder / "tokenizer.json").is_file():
+        return finding
+    cuts = first_change(open_cutter(base.folder), open_cutter(folder / "tokenizer.json"), finding.example, finding.number == 3)
+    return replace(finding, example=f"{cuts}\nin: {escaped(finding.example)[:120]}") if cuts else finding
+
+
+def first_change(base: Cutter, new: Cutter, text: str, crossing: bool = False) -> str | None:
+    """`st|uc|tured  ->  struc|tured`: the first stretch between two places where both cut that they cut otherwise; None if there is none.
+
+    crossing: only a stretch in which the new one cuts where the old one does not. Where tokens are not the text's own bytes (WordPiece), a
+    stretch may reach to the text's end.
+    """
+    old, now = ([cutter.surfaces[i] or b"" for i in cutter.encode([text])[0]] for cutter in (base, new))
+    ends = [list(accumulate(map(len, surfaces))) for surfaces in (old, now)]
+    start = [0, 0]
+    for meet in [*sorted(set(ends[0]) & set(ends[1])), sys.maxsize]:
+        stop = [bisect_right(at, meet) for at in ends]
+        before, after = old[start[0] : stop[0]], now[start[1] : stop[1]]
+        if before != after and (len(after) > 1 or not crossing):
+            return "  ->  ".join("|".join(map(readable, part)) for part in (before, after))
+        start = stop
+    return None
 
 
 def _loosely(base: Base, folder: Path, texts: GateTexts, cfg: VocabRecipe) -> list[Finding]:
@@ -124,14 +157,14 @@ def _has_weights(folder: Path) -> bool:
 
 
 def finding_lines(findings: list[Finding]) -> list[tuple[str, str]]:
-    """(state, line): state is `ok`, `broken` or `open`; broken ones are followed by lines with an example and what to do."""
+    """(state, line): state is `ok`, `broken` or `open`; below a broken one stand lines with an example, of state `detail`."""
     out = []
     for f in findings:
         unjudged = isinstance(f.value, str) and f.value.startswith("not judged")
         state = "open" if unjudged else "ok" if f.ok else "broken"
         out.append((state, f"{f.number:>3}  {'-' if unjudged else 'ok' if f.ok else 'BROKEN':<6}  {f.name}{_measured(f)}"))
         if not f.ok:
-            out += [("detail", f"             {line}") for part in (f.example, f.fix) for line in part.splitlines() if line.strip()]
+            out += [("detail", f"             {line}") for line in f.example.splitlines() if line.strip()]
     return out
 
 
@@ -140,7 +173,7 @@ def _measured(f: Finding) -> str:
     if isinstance(f.value, dict):
         value: Any = ", ".join(f"{k.replace('_', ' ')} {_number(v)}" for k, v in f.value.items())
     else:
-        value = None if f.value is None or (f.ok and f.value == 0) else _number(f.value)
+        value = None if f.value is None or f.value == f.limit or (f.ok and f.value == 0) else _number(f.value)
     limit = f.limit.get("changed_lines") if isinstance(f.limit, dict) else f.limit
     allowed = "" if limit is None else f" (allowed: {_number(limit)})"
     return "" if value is None else f": {value}{allowed}"
