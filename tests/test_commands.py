@@ -310,7 +310,25 @@ def test_recipe_lists_every_field(place):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "run", "plan", "corpus", "tokenize", "train", "evaluate", "vocab", "vocab extend", "vocab report", "vocab show", "vocab check", "report", "recipe", "doctor"]
+    "command",
+    [
+        "",
+        "demo",
+        "run",
+        "plan",
+        "corpus",
+        "tokenize",
+        "train",
+        "evaluate",
+        "vocab",
+        "vocab extend",
+        "vocab report",
+        "vocab show",
+        "vocab check",
+        "report",
+        "recipe",
+        "doctor",
+    ],
 )
 def test_every_command_explains_itself(command, place):
     assert "Usage: " in rewarm(*command.split(), "--help", cwd=place).out
@@ -740,7 +758,9 @@ def test_a_texts_name_is_no_markup(place, tmp_path):
         (["--base", "", "--target", "vi=new.jsonl", "--tau", "off", "--out", "x"], ["an empty name"]),
         (["--base", "base", "--target", "vi=new.jsonl", "--tau", "off", "--size", "0", "--out", "x"], ["--size", "found 0"]),
         (["--base", "base", "--target", "vi=new.jsonl", "--protect", "old.txt", "--tau", "3", "--out", "x"], ["--tau", "'off'"]),
-        (["--base", "base", "--target", "vi=new.jsonl", "--tau", "off", "--out", "base"], ["this folder is not empty"]),
+        (["--base", "base", "--target", "vi=new.jsonl", "--tau", "off", "--out", "recipe.yaml"], ["a file, not a folder"]),
+        (["--base", "base", "--target", "vi=new.jsonl", "--tau", "off", "--out", "base/x"], ["inside the base's folder"]),
+        (["--base", "base", "--target", "vi=new.jsonl", "--tau", "off", "--out", "."], ["this folder is not empty"]),
         (["recipe.yaml", "--size", "0"], ["a recipe and --size"]),
     ],
 )

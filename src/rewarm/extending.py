@@ -39,6 +39,8 @@ def extend_command(
     from rewarm.vocab.stage import extend
 
     folder = find_folder(base)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UserError("inside the base's folder, which is never written to", where=f"--out: {out}", fix="choose a folder elsewhere")
     _claim(out, [folder / "tokenizer.json", *(p for ps in files.values() for p in ps), *protect])
     facts = extend(folder, files, protect, out, cfg, reporter=console)
     if not facts["extended"]:
