@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +64,12 @@ def main() -> None:
     vocab = extended(base, data, chosen.out / "vocab", size)
     starts = {method: started(base, data, vocab, method, chosen.out / "starts" / method) for method in METHODS}
     bench = Bench(base, data, vocab, starts, chosen.out, size, limit)
-    rows = bench.before()
-    if chosen.train:
-        rows += bench.trained()
-    for row in rows:
-        print(f"{row['system']:12} {row['case']} {row['value']:.4f}")
-    if not chosen.tiny:
-        device = torch.cuda.get_device_name(0) if cuda else processor()
-        save("init", merged(rows, device), device=device)
+    device = torch.cuda.get_device_name(0) if cuda else processor()
+    for rows in chain([bench.before()], bench.trained() if chosen.train else []):
+        for row in rows:
+            print(f"{row['system']:12} {row['case']} {row['value']:.4f}")
+        if not chosen.tiny:
+            save("init", merged(rows, device), device=device)
 
 
 def merged(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
@@ -165,8 +165,8 @@ class Bench:
             rows += self.scored(measure, method, folder, "extended", 0)
         return rows
 
-    def trained(self) -> list[dict[str, Any]]:
-        """Every start after the steps, for every seed. The texts are tokenised and packed once."""
+    def trained(self) -> Iterator[list[dict[str, Any]]]:
+        """Every start after the steps, seed after seed. The texts are tokenised and packed once."""
         from rewarm.console import Console
         from rewarm.tokens.loader import batch
         from rewarm.tokens.mixture import open_mixture
@@ -183,8 +183,8 @@ class Bench:
         rows_stage(cfg, tokens, packed, Console())
         record = json.loads((self.vocab / "extension.json").read_text(encoding="utf-8"))
         measure = self.measurement()
-        rows: list[dict[str, Any]] = []
         for seed in size.seeds:
+            rows: list[dict[str, Any]] = []
             mixture = open_mixture(tokens, packed, MixtureRecipe(replay=0.25), size.step_tokens // size.row_tokens, seed)
             recipe = TrainRecipe(step_tokens=size.step_tokens, probe_every="off", compile=False, checkpoint_steps=10**6, seed=seed)
             for method, start in self.starts.items():
@@ -194,7 +194,7 @@ class Bench:
                     None, [], run, Console(), steps=size.steps,
                 )  # fmt: skip
                 rows += self.scored(measure, method, run / "model", size.steps, seed)
-        return rows
+            yield rows
 
 
 def small(data: Path, base: Path, out: Path) -> tuple[Path, Path]:
