@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rewarm.vocab.base import open_base
-from rewarm.vocab.count import Counts, count, language_weights, split_words, words_to_merge
+from rewarm.vocab.count import Counts, count, language_weights, split_words, tokens_of, words_to_merge
 from rewarm.vocab.letters import to_letters
 
 from .conftest import english, vietnamese
@@ -67,9 +67,9 @@ def test_words_of_one_token_need_no_merging_but_count_as_tokens(bases: dict[str,
     """The curve divides bytes by all tokens, whether they can still be merged or not."""
     base = open_base(bases["gpt2"])
     counts = count({"t": (["the trường the\n"], None)}, base)
-    ids, tokens = split_words(counts, base)
-    assert tokens.tolist() == [len(base.tokenizer.encode("the trường the\n").ids)]
-    words = words_to_merge(counts, ids, {"t": 3}, None, ["t"])
+    split = split_words(counts, base)
+    assert tokens_of(counts, split).tolist() == [len(base.tokenizer.encode("the trường the\n").ids)]
+    words = words_to_merge(counts, split, {"t": 3}, None, ["t"])
     assert (words.lengths > 1).all() and words.target.tolist() == [3] * len(words.lengths) and not words.protected.any()
 
 

@@ -34,6 +34,6 @@ def test_a_name_whose_letters_are_at_home_in_old_text_is_refused() -> None:
     target = np.array([90, 90_000, 0, 0, 0, 40])
     protected = np.array([0, 0, 800, 3, 500, 0])
     runs = old_runs(words, [(target, 46_000_000)], (protected, 20_000_000), 0.0002)
-    refuse = guarded(lambda surface: None, runs)
+    refuse = guarded(lambda surface: None, lambda: runs)
     assert refuse(b" Gauss") == "names" and refuse(b"auss") is None, "` gau` stands in ` gauge`, `auss` nowhere"
     assert refuse(b" trong") is None and refuse(b" bang") is None

@@ -7,12 +7,14 @@ whole file is three times slower, since its cost grows faster than the text.
 
 from __future__ import annotations
 
+import itertools
+import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from rewarm.signals import check_stop
 from rewarm.vocab.base import Base, encode_ids, open_base
+from rewarm.vocab.cache import Cache, array_to_texts, key_of, texts_to_array
 from rewarm.vocab.pairs import Words
 from rewarm.vocab.text import lines_of
 
@@ -38,12 +41,38 @@ class Counts:
     bytes: NDArray[np.int64]
     """[G] UTF-8 bytes that were counted, repeats beyond the cap left out."""
     groups: tuple[str, ...]
+    cache: Cache | None = None
+    """Where what is made of these counts may be kept."""
 
     def column(self, group: str) -> NDArray[np.int64]:
         return self.weight[:, self.groups.index(group)]
 
     def bytes_of(self, group: str) -> int:
         return int(self.bytes[self.groups.index(group)])
+
+
+def kept_counts(texts: dict[str, tuple[list[str], int | None]], base: Base, spec_hash: str, folder: Path | None) -> Counts:
+    """What `count` gives, taken from the cache in this folder if the same texts were counted before.
+
+    spec_hash: stands for the base's tokenizer. folder: None keeps nothing.
+    """
+    if folder is None:
+        return count(texts, base)
+    cache = Cache(folder, key_of(_parts(texts, spec_hash)))
+    table = cache.read("counts")
+    if table is not None:
+        return Counts(array_to_texts(table["words"]), table["weight"], table["bytes"], tuple(array_to_texts(table["groups"])), cache)
+    counts = replace(count(texts, base), cache=cache)
+    words, groups = texts_to_array(counts.words), texts_to_array(counts.groups)
+    cache.write("counts", {"words": words, "groups": groups, "weight": counts.weight, "bytes": counts.bytes})
+    return counts
+
+
+def _parts(texts: dict[str, tuple[list[str], int | None]], spec_hash: str) -> Iterator[str]:
+    yield spec_hash
+    for name, (pieces, cap) in texts.items():
+        yield f"{name} {cap} {len(pieces)}"
+        yield from pieces
 
 
 def count(texts: dict[str, tuple[list[str], int | None]], base: Base, workers: int | None = None) -> Counts:
@@ -126,27 +155,53 @@ def _cut_words(words: Counter[str], base: Base) -> Counter[str]:
     return out
 
 
-def split_words(counts: Counts, base: Base) -> tuple[list[list[int]], NDArray[np.int64]]:
-    """Old tokens of each word, and how many tokens each group's counted text is: (ids a word, i64[G])."""
-    ids = encode_ids(base.bare, counts.words)
-    lengths = np.fromiter((len(i) for i in ids), dtype=np.int64, count=len(ids))
-    return ids, lengths @ counts.weight
+@dataclass(frozen=True)
+class Split:
+    """Old tokens of each word."""
+
+    flat: NDArray[np.int32]
+    """Token ids of all words, one after another."""
+    lengths: NDArray[np.int32]
+    """[n] tokens of each word."""
+    cache: Cache | None = None
+    """Where what is made of this may be kept."""
 
 
-def words_to_merge(counts: Counts, ids: list[list[int]], weights: dict[str, int], protect: str | None, watch: list[str]) -> Words:
+def split_words(counts: Counts, base: Base) -> Split:
+    """The words of these counts as the base cuts them; kept where the counts are."""
+    cache = counts.cache.with_more("split", json.dumps(base.spec["model"])) if counts.cache else None
+    table = cache.read("split") if cache else None
+    if table is not None:
+        return Split(table["flat"], table["lengths"], cache)
+    flats, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
+    for start in range(0, len(counts.words), 50_000):
+        ids = encode_ids(base.bare, counts.words[start : start + 50_000])
+        lengths.append(np.fromiter(map(len, ids), dtype=np.int32, count=len(ids)))
+        flats.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
+    split = Split(np.concatenate(flats), np.concatenate(lengths), cache)
+    if cache:
+        cache.write("split", {"flat": split.flat, "lengths": split.lengths})
+    return split
+
+
+def tokens_of(counts: Counts, split: Split) -> NDArray[np.int64]:
+    """[G] how many tokens each group's counted text is."""
+    return split.lengths.astype(np.int64) @ counts.weight
+
+
+def words_to_merge(counts: Counts, split: Split, weights: dict[str, int], protect: str | None, watch: list[str]) -> Words:
     """The words of two tokens and more as the arrays that `continue_merges` takes.
 
     weights: target group -> whole-number weight. protect: the protected group or None. watch: groups whose token count is followed.
     """
-    keep = np.array([i for i, word in enumerate(ids) if len(word) > 1], dtype=np.int64)
-    lengths = np.fromiter((len(ids[i]) for i in keep), dtype=np.int32, count=len(keep))
-    flat = np.fromiter((t for i in keep for t in ids[i]), dtype=np.int32, count=int(lengths.sum()))
+    long = split.lengths > 1
+    keep = np.flatnonzero(long)
     target = np.zeros(len(keep), dtype=np.int64)
     for group, weight in weights.items():
         target += counts.column(group)[keep] * weight
     protected = counts.column(protect)[keep] if protect else np.zeros(len(keep), dtype=np.int64)
     followed = np.stack([counts.column(g)[keep] for g in watch], axis=1) if watch else np.zeros((len(keep), 0), dtype=np.int64)
-    return Words(flat, lengths, target, protected, followed)
+    return Words(split.flat[np.repeat(long, split.lengths)], split.lengths[keep], target, protected, followed)
 
 
 def language_weights(counts: Counts, targets: list[str]) -> dict[str, int]:

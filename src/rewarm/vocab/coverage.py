@@ -82,4 +82,5 @@ def joined(head: Merges, tail: Merges) -> Merges:
     """Both one after the other; the ids of `tail` count on from those of `head`."""
 
     parts: dict[str, Any] = {n: np.concatenate([getattr(head, n), getattr(tail, n)]) for n in ("left", "right", "id", "count", "saved")}
+    parts["refused"] = {reason: when + np.int32(len(head.id)) for reason, when in tail.refused.items()}
     return replace(tail, first_id=head.first_id, **parts)

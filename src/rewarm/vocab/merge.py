@@ -49,20 +49,26 @@ class Merges:
     saved: NDArray[np.int64]
     """[M, W] tokens saved in each watched text."""
     first_id: int
-    banned: dict[str, int]
-    """How many pairs each rule, or the guard, refused."""
+    refused: dict[str, NDArray[np.int32]]
+    """Rule, or `guard` -> for each pair that it refused, how many merges had been made by then."""
 
     @property
     def new(self) -> int:
         """K, the number of new ids."""
         return int(self.id.max(initial=self.first_id - 1)) - self.first_id + 1
 
+    @property
+    def banned(self) -> dict[str, int]:
+        """How many pairs each rule, or the guard, refused."""
+        return {reason: len(when) for reason, when in self.refused.items() if len(when)}
+
     def cut(self, k: int) -> Merges:
         """The extension of size k: the same as if it had been asked for, since merges are appended in order."""
         if k >= self.new:
             return self
         m = int(np.argmax(self.id == self.first_id + k - 1)) + 1 if k else 0
-        return Merges(self.left[:m], self.right[:m], self.id[:m], self.count[:m], self.saved[:m], self.first_id, self.banned)
+        refused = {reason: when[when < m] for reason, when in self.refused.items()}
+        return Merges(self.left[:m], self.right[:m], self.id[:m], self.count[:m], self.saved[:m], self.first_id, refused)
 
 
 class _Log:
@@ -76,7 +82,7 @@ class _Log:
         self.rank_of: dict[int, int] = {}
         self.rank = max(self.known.values(), default=-1) + 1
         self.first_id = self.next_id = grammar.first_id
-        self.banned: Counter[str] = Counter()
+        self.refused: dict[str, list[int]] = {}
         self.rows: list[tuple[int, int, int, int]] = []
         self.saved: list[NDArray[np.int64]] = []
         self.width = width
@@ -93,7 +99,7 @@ class _Log:
         if reason is None and guard.refuses(target, protected):
             reason = "guard"
         if reason is not None:
-            self.banned[reason] += 1
+            self.refused.setdefault(reason, []).append(len(self.rows))
         return reason is not None
 
     def join(self, left: int, right: int, target: int) -> tuple[int, bool]:
@@ -143,7 +149,8 @@ class _Log:
         table = np.array(self.rows, dtype=np.int64).reshape(-1, 4)
         left, right, result = (np.ascontiguousarray(table[:, i], dtype=np.int32) for i in range(3))
         saved = np.stack(self.saved) if self.saved else np.zeros((0, self.width), dtype=np.int64)
-        return Merges(left, right, result, table[:, 3].copy(), saved, self.first_id, dict(sorted(self.banned.items())))
+        refused = {reason: np.array(when, dtype=np.int32) for reason, when in sorted(self.refused.items())}
+        return Merges(left, right, result, table[:, 3].copy(), saved, self.first_id, refused)
 
 
 def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2) -> Merges:

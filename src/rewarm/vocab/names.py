@@ -11,7 +11,7 @@ stands in the English `strong` too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -118,13 +118,13 @@ def _count(
     return keys, sums
 
 
-def guarded(refusal: Refusal, runs: frozenset[str]) -> Refusal:
-    """These rules, and that no token holds one of these runs; the reason is then `names`."""
+def guarded(refusal: Refusal, runs: Callable[[], frozenset[str]]) -> Refusal:
+    """These rules, and that no token holds one of these runs (asked for when the first token is judged); the reason is then `names`."""
 
     def refuse(surface: bytes) -> str | None:
         reason = refusal(surface)
         if reason is not None or len(surface) < RUN:
             return reason
-        return "names" if any(run in runs for run in runs_of(surface.decode(errors="replace"))) else None
+        return "names" if any(run in runs() for run in runs_of(surface.decode(errors="replace"))) else None
 
     return refuse

@@ -1,12 +1,12 @@
 """The vocabulary stage: base model and texts in, a plain model folder with a longer tokenizer out, or the reasons why not.
 
-Steps: sample, count, merge and choose, files, gate, rows, gate. Counting, the long one, leaves a file that a rerun reads; the rest takes
-seconds and is simply done again. `model/` appears last, by one rename: whoever finds it finds all of it.
+Steps: sample, count, merge and choose, files, gate, rows, gate. Counts and merges, which take long, are kept in a folder beside the
+stage's own (`cache.py`), for a rerun and for other sizes and guards; the rest is simply done again. `model/` appears last, by one rename:
+whoever finds it finds all of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import unicodedata
 from dataclasses import asdict
@@ -18,13 +18,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rewarm import __version__
-from rewarm.atomic import disk_errors, open_atomic, read_json, sha256_file, sweep, sync_folder, write_atomic, write_json
+from rewarm.atomic import disk_errors, read_json, sha256_file, sweep, sync_folder, write_atomic, write_json
 from rewarm.errors import UserError
 from rewarm.progress import Reporter, Silent
 from rewarm.signals import check_stop
 from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, spec_file
+from rewarm.vocab.cache import FOLDER
 from rewarm.vocab.choose import PROTECTED, Choice
-from rewarm.vocab.count import Counts, count
+from rewarm.vocab.count import Counts, kept_counts
 from rewarm.vocab.extension import Extension
 from rewarm.vocab.fuzz import GateTexts
 from rewarm.vocab.gate import Finding, check_tokenizer, same_again
@@ -86,7 +87,7 @@ def vocab_stage(
     sweep(out)
     for finding in base.findings:
         reporter.warn(finding)
-    texts, counts, choice = survey(cfg, base, targets, protect, planned_tokens, out, reporter)
+    texts, counts, choice = survey(cfg, base, targets, protect, planned_tokens, out.parent / FOLDER, reporter)
     languages, kind = sorted(targets), kind_named(base.kind)
     write_json(out / "curve.json", choice.curve.table(choice.learnt))
     held = {name: list(read_documents(path)) for name, path in sorted(heldout.items())} or _own_heldout(texts, languages)
@@ -112,12 +113,15 @@ def survey(
     targets: dict[str, list[Path]],
     protect: list[Path],
     planned_tokens: int | None,
-    out: Path,
+    cache: Path,
     reporter: Reporter,
 ) -> tuple[dict[str, Sample], Counts, Choice]:
-    """Samples and counts the texts and chooses the new tokens: all that can be said before a file is written. Counts are kept in `out`."""
+    """Samples and counts the texts and chooses the new tokens: all that can be said before a file is written.
+
+    cache: folder for counts and merges, which runs with other settings use again.
+    """
     texts = _sample(cfg, targets, protect, reporter)
-    counts = _counts(cfg, base, texts, out, reporter)
+    counts = _counts(cfg, base, texts, cache, reporter)
     check_stop()
     tuning = compared_lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
     choice = kind_named(base.kind).extend(base, counts, sorted(targets), cfg, planned_tokens, tuning)
@@ -220,33 +224,16 @@ def _lines(pieces: list[str]) -> list[str]:
     return sorted({line.strip("\n") for line in lines_of(pieces) if line.strip()})
 
 
-def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], out: Path, reporter: Reporter) -> Counts:
-    """Counts all groups, or reads what an earlier try counted."""
+def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], cache: Path, reporter: Reporter) -> Counts:
+    """Counts all groups, or reads what an earlier run counted."""
     groups: dict[str, tuple[list[str], int | None]] = {}
     for name, sample in texts.items():
         groups[name] = (sample.counted, cfg.rules.repeat_cap)
         if name != PROTECTED:
             groups[name.replace("target:", "held:", 1)] = (_up_to(sample.tuning, HELD_BYTES), None)
-    mark = hashlib.sha256(f"{FORMAT} {_spec_hash(base)}".encode())
-    for name, (pieces, cap) in groups.items():
-        mark.update(f"\0{name}\0{cap}\0".encode())
-        for piece in pieces:
-            mark.update(piece.encode(errors="surrogatepass") + b"\0")
-    file = out / f"counts-{mark.hexdigest()[:12]}.npz"
-    if file.is_file():
-        with np.load(file) as table:
-            return Counts(
-                table["words"].tobytes().decode().split("\n"),
-                table["weight"],
-                table["bytes"],
-                tuple(table["groups"].tobytes().decode().split("\n")),
-            )
     with reporter.bar("counting words", None, "bytes") as bar:
-        counts = count(groups, base)
+        counts = kept_counts(groups, base, _spec_hash(base), cache)
         bar.advance(float(counts.bytes.sum()))
-    words, names = (np.frombuffer("\n".join(v).encode(), dtype=np.uint8) for v in (counts.words, counts.groups))
-    with open_atomic(file) as stream:
-        np.savez(stream, weight=counts.weight, bytes=counts.bytes, words=words, groups=names)
     return counts
 
 

@@ -146,7 +146,7 @@ def compared_lines(pieces: Iterable[str]) -> list[str]:
     Clean text has whole paragraphs in a line, so a share of them would say how long the paragraphs are. A line above LONG_LINE characters
     is therefore cut at the ends of its sentences; the blank goes with what follows, as most tokenizers have it.
     """
-    out = set()
+    out: set[str] = set()
     for line in lines_of(pieces):
         line = line.strip("\n")
         out.update(_SENTENCE_END.split(line) if len(line) > LONG_LINE else [line])
