@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,15 @@ def report_command(
 
 def cutter_of(value: str) -> Cutter:
     """The tokenizer that a value of the command line means: `folder`, `file`, hub id, each also as `name=...`."""
-    name, eq, rest = value.partition("=")
-    if not eq or Path(value).expanduser().exists():
-        name, rest = "", value
+    name, rest = _name_and_place(value)
     path = Path(rest).expanduser()
     return open_cutter(path if path.exists() and rest else find_folder(rest, weights=False), name or None)
+
+
+def _name_and_place(value: str) -> tuple[str, str]:
+    """(`mine`, `folder`) of `mine=folder`; no name where a file of the whole name is there."""
+    name, eq, rest = value.partition("=")
+    return (name, rest) if eq and not Path(value).expanduser().exists() else ("", value)
 
 
 def _refuse(
@@ -128,15 +133,17 @@ def _outlook(
     curve = choice.curve.table(choice.learnt)
     row_bytes = bytes_a_row(base.folder)
     console.say("")
-    for line in curve_lines(curve, choice.learnt, row_bytes):
+    for line in curve_lines(curve, choice.learnt if choice.advice.extend else 0, row_bytes):
         console.say(line)
     console.say("")
     console.say(choice.advice.text)
     if choice.advice.extend:
         for line in chosen_lines(curve, choice.learnt):
             console.say(line)
-        words = [f"--base {given}", *(f"--target {n}={p}" for n, ps in targets.items() for p in ps), *(f"--protect {p}" for p in protect)]
-        console.say(f"to do it: rewarm vocab extend {' '.join(words)}{'' if protect else ' --tau off'} --size {choice.learnt} --out DIR")
+        words = ["--base", _name_and_place(given)[1]]
+        words += [word for name, paths in targets.items() for path in paths for word in ("--target", f"{name}={path}")]
+        words += [word for path in protect for word in ("--protect", str(path))] or ["--tau", "off"]
+        console.say(f"to do it: rewarm vocab extend {shlex.join(words)} --size {choice.learnt} --out DIR")
     advice = {"extend": choice.advice.extend, "gain": round(choice.advice.gain, 4), "size": choice.learnt, "text": choice.advice.text}
     return {"curve": curve, "advice": advice, "size_reasons": list(choice.reasons), "bytes_a_row": row_bytes}
 

@@ -85,7 +85,7 @@ def test_report_of_many_tokenizers_says_what_a_text_costs(place: Path) -> None:
 def test_report_of_one_base_and_a_target_advises(place: Path, texts: dict[str, Path]) -> None:
     """The size curve, the size it would take, what that costs and the command that does it; nothing is written."""
     before = sorted(p.name for p in place.iterdir())
-    flags = ["--base", "base", "--target", "vi=vi.jsonl", "--protect", str(texts["protect"])]
+    flags = ["--base", "old=base", "--target", "vi=vi.jsonl", "--protect", str(texts["protect"])]
     said = vocab("report", *flags, "--size", "300", "--text", "en=en.jsonl", cwd=place).out
     assert (
         "new tokens gain up to" in said and "<- chosen" in said and "to do it: rewarm vocab extend --base base --target vi=vi.jsonl" in said
@@ -93,7 +93,7 @@ def test_report_of_one_base_and_a_target_advises(place: Path, texts: dict[str, P
     assert "costs" in said and "times fewer tokens with" in said
     assert sorted(p.name for p in place.iterdir()) == before
     said = vocab("report", "--base", "base", "--target", "en=en.jsonl", "--size", "40", "--json", "en.json", cwd=place).out
-    assert "do not extend" in said and "to do it" not in said and "no old text (--protect)" in said
+    assert "do not extend" in said and "to do it" not in said and "chosen" not in said and "no old text (--protect)" in said
     found = json.loads((place / "en.json").read_text(encoding="utf-8"))
     assert found["advice"]["extend"] is False and found["curve"][0]["new_tokens"] == 0 and found["bytes_a_row"] == 32 * 4
 
