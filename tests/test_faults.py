@@ -53,6 +53,9 @@ STAGES = ("corpus", "vocabulary", "tokens", "rows", "train", "mix back", "evalua
 """As the run calls them."""
 
 
+FINAL = ("model.safetensors", "tokenizer.json")
+
+
 def write_house(folder: Path) -> None:
     """Two texts of made-up words, a Llama of two layers and width 32, and the recipe."""
     import torch
@@ -91,11 +94,11 @@ class Quiet(Console):
         self.lines.append(text)
 
 
-def whole_run(house: Path, run: Path, console: Console) -> dict[str, str]:
-    """Runs or goes on with a run in this process; SHA-256 of what it exported."""
-    run_recipe(load_recipe(house / "recipe.yaml", []), run, console)
-    [model] = run.glob("export-*/model")
-    return {name: atomic.sha256_file(model / name) for name in ("model.safetensors", "tokenizer.json")}
+def whole_run(house: Path, run: Path, console: Console, until: str | None = None) -> dict[str, str]:
+    """Runs or goes on with a run in this process; SHA-256 of what it trained and exported, by folder and file."""
+    run_recipe(load_recipe(house / "recipe.yaml", []), run, console, until)
+    files = [file for stage in ("train", "export") for name in FINAL for file in run.glob(f"{stage}-*/model/{name}")]
+    return {str(file.relative_to(run)): atomic.sha256_file(file) for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -173,20 +176,22 @@ class _Counted:
             self.filling.disk.fill(self.filling.leave)
 
 
-def fill_everywhere(house: Path, run: Path, disk: Disk | RealDisk) -> list[str]:
-    """One run on a disk that is full at the start, when each stage begins, half through what it writes, in the training, and at the end.
+def fill_everywhere(house: Path, run: Path, disk: Disk | RealDisk, until: str | None = None) -> list[str]:
+    """One run, to stage `until` or the end, on a disk that is full at the start, when each stage begins, in the training, and at the end;
+    on a real one also half through what each stage writes.
 
     Returns what was wrong with it, nothing if all is well."""
     wrong: list[str] = []
-    real = isinstance(disk, RealDisk)
     expected = json.loads((house / "whole.json").read_text())
     sizes = {path.name.rpartition("-")[0]: sum(f.stat().st_size for f in path.rglob("*")) for path in (house / "whole").glob("*-*/")}
-    folder_of = {"vocabulary": "vocab", "mix back": "mixback"}
+    names = {"vocabulary": "vocab", "mix back": "mixback"}
 
-    def refused(reporter: Filling, where: str) -> str:
-        """Runs until the full disk stops it."""
+    def refused(console: Filling, where: str) -> str:
+        """Runs until the full disk stops it; what was said."""
+        said = ""
         try:
-            whole_run(house, run, reporter)
+            whole_run(house, run, console, until)
+            wrong.append(f"{where}: a full disk was not noticed")
         except MachineError as error:
             said = str(error)
             if error.exit_code != 1 or not error.where or not error.where.startswith(str(run)):
@@ -194,11 +199,7 @@ def fill_everywhere(house: Path, run: Path, disk: Disk | RealDisk) -> list[str]:
             if "no space left" not in said or "free" not in said or "run the same command again" not in said:
                 wrong.append(f"{where}: {said}")
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            wrong.append(f"{where}: {said}")
-        else:
-            said = ""
-            wrong.append(f"{where}: a full disk was not noticed")
+            wrong.append(f"{where}: {type(error).__name__}: {error}")
         disk.free()
         if left := [str(path) for path in run.rglob("*") if ".tmp" in path.name]:
             wrong.append(f"{where}: left behind {left}")
@@ -206,42 +207,47 @@ def fill_everywhere(house: Path, run: Path, disk: Disk | RealDisk) -> list[str]:
 
     disk.fill(0)
     refused(Filling(disk, "nothing"), "the start")
-    for stage in STAGES:
-        name = folder_of.get(stage, stage)
+    for stage in STAGES[: STAGES.index(until) + 1] if until else STAGES:
+        name = names.get(stage, stage)
         refused(Filling(disk, f"{stage} ..."), stage)
+        if isinstance(disk, RealDisk):
+            refused(Filling(disk, f"{stage} ...", leave=sizes[name] // 2), f"half of {stage}")
         if list(run.glob(f"{name}-*/done.json")):
             wrong.append(f"{stage}: taken for done")
-        if real:
-            refused(Filling(disk, f"{stage} ...", leave=sizes[name] // 2), f"half of {stage}")
         if stage == "train":
-            training = Filling(disk, "train", step=13)
-            said = refused(training, "training")
-            if "three saves in a row failed" not in said or "the last good one is step 10" not in said or "takes about" not in said:
-                wrong.append(f"training: {said}")
-            if len([w for w in training.warnings if "was not written" in w]) != 2:
-                wrong.append(f"training warned otherwise: {training.warnings}")
-            [checkpoints] = run.glob("train-*/checkpoints")
-            if sorted(path.name for path in checkpoints.iterdir()) != ["LATEST", "step-10", "step-5"]:
-                wrong.append(f"checkpoints: {sorted(checkpoints.iterdir())}")
-            again = Filling(disk, "mix back ...")
-            refused(again, "mix back after the training")
-            if not any("goes on from the checkpoint of step 10" in line for line in again.lines):
-                wrong.append("training did not go on from step 10")
-            steps = [json.loads(line)["step"] for line in next(run.glob("train-*/metrics.jsonl")).read_text().splitlines()]
-            if steps != list(range(1, 31)):
-                wrong.append(f"lines of metrics: {steps}")
-    refused(Filling(disk, "export: "), "summary")
-    if whole_run(house, run, Quiet()) != expected:
-        wrong.append("the run ended with other bytes")
-    for path in run.glob("*-*/done.json"):
-        if not (house / "whole" / path.parent.name / "done.json").is_file():
-            wrong.append(f"{path.parent.name} is no folder of the undisturbed run")
+            wrong += _training(run, disk, refused)
+    if until is None:
+        refused(Filling(disk, "export: "), "summary")
+    console = Quiet()
+    found = whole_run(house, run, console, until)
+    if found != {file: digest for file, digest in expected.items() if file in found or until is None} or len(found) < 2:
+        wrong.append(f"the run ended with other bytes: {found}, not {expected}")
+    if until == "train" and not any("goes on from the checkpoint of step 10" in line for line in console.lines):
+        wrong.append("training did not go on from step 10")
+    steps = [json.loads(line)["step"] for line in next(run.glob("train-*/metrics.jsonl")).read_text().splitlines()]
+    if steps != list(range(1, 31)):
+        wrong.append(f"lines of metrics: {steps}")
+    return wrong
+
+
+def _training(run: Path, disk: Disk | RealDisk, refused: Callable[[Filling, str], str]) -> list[str]:
+    """Fills the disk at step 13 of 30, with checkpoints every 5: what is wrong with that."""
+    wrong = []
+    console = Filling(disk, "train", step=13)
+    said = refused(console, "training")
+    if "three saves in a row failed" not in said or "the last good one is step 10" not in said or "takes about" not in said:
+        wrong.append(f"training: {said}")
+    if len([warning for warning in console.warnings if "was not written" in warning]) != 2:
+        wrong.append(f"training warned otherwise: {console.warnings}")
+    [checkpoints] = run.glob("train-*/checkpoints")
+    if sorted(path.name for path in checkpoints.iterdir()) != ["LATEST", "step-10", "step-5"]:
+        wrong.append(f"checkpoints: {sorted(checkpoints.iterdir())}")
     return wrong
 
 
 def test_a_disk_that_is_full_at_every_stage_costs_nothing_that_was_done(house, tmp_path, monkeypatch):
     """Wherever a test runs: every flush to disk fails from some moment on, at each stage once."""
-    assert fill_everywhere(house, tmp_path / "run", Disk(monkeypatch)) == []
+    assert fill_everywhere(house, tmp_path / "run", Disk(monkeypatch), until="train") == []
 
 
 CHILD = """
@@ -292,21 +298,23 @@ def test_the_command_ends_with_1_and_says_what_to_do(house, small_disk):
     assert done.returncode == 1 and "no space left" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_a_full_cache_stops_no_measurement(house, tmp_path, monkeypatch):
+def test_a_full_cache_stops_no_measurement(tmp_path):
     """Scores of the base are kept in the user's home for other runs: a convenience, not a part of the run."""
-    from rewarm.evaluate import store
+    from rewarm.evaluate.measure import Measurement
 
-    cache, write = tmp_path / "cache", store.write_scores
-
-    def full(path, scores):
-        if cache in path.parents:
+    def write(path: Path) -> None:
+        if path.parent == tmp_path / "cache":
             raise atomic.disk_full(path)
-        write(path, scores)
+        path.write_text("scores")
 
-    monkeypatch.setenv("REWARM_CACHE", str(cache))
-    monkeypatch.setattr(store, "write_scores", full)
-    assert whole_run(house, tmp_path / "run", Quiet()) == json.loads((house / "whole.json").read_text())
-    assert list(cache.rglob("*.parquet")) == []
+    measure = object.__new__(Measurement)
+    measure.out, measure.cache = tmp_path, tmp_path / "cache"
+    (tmp_path / "scores").mkdir()
+    measure._keep([tmp_path / "scores" / "a.parquet", tmp_path / "cache" / "a.parquet"], write)
+    assert (tmp_path / "scores" / "a.parquet").read_text() == "scores"
+    measure.cache = tmp_path / "scores"  # as where the home cannot be used at all
+    with pytest.raises(OSError, match="no such place"):
+        measure._keep([tmp_path / "scores" / "b.parquet"], lambda path: (_ for _ in ()).throw(OSError("no such place")))
 
 
 def test_errors_of_a_full_disk_are_told_from_others():
