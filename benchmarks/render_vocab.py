@@ -8,6 +8,7 @@ from typing import Any
 LANGUAGES = ("vi", "zh", "ja", "ko")
 SYSTEMS = ("rewarm", "bpe_continue", "fresh_bpe", "score0", "add_tokens")
 BASES = {"smollm2": "SmolLM2", "gpt2": "GPT-2", "llama3": "Llama-3", "qwen": "Qwen2", "gemma": "Gemma", "llama2": "Llama-2"}
+SENTENCEPIECE = {"gemma", "llama2"}
 OLD = ("en_wikitext2", "en_openstax", "en_novels", "protected")
 JOINED = "vi+zh+ja+ko"
 
@@ -102,25 +103,26 @@ def base_table(rows: Rows, base: str, new: int) -> Iterator[str]:
 
 
 def short(rows: Rows, new: int) -> Iterator[str]:
-    """rewarm beside the unguarded continuation, over all bases and languages."""
-    ratios, shares = [], []
-    for base in BASES:
-        for language in LANGUAGES:
+    """rewarm beside the unguarded continuation, byte-level and SentencePiece bases apart."""
+    for kind, bases in (("Byte-level", BASES.keys() - SENTENCEPIECE), ("SentencePiece", SENTENCEPIECE)):
+        ratios, shares, ours_changed = [], [], []
+        for base, language in ((b, lang) for b in sorted(bases) for lang in LANGUAGES):
             case = {"base": base, "language": language, "new": new}
             ours, theirs = (rows.get("bytes_per_token", s, **case) for s in ("rewarm", "bpe_continue"))
             if ours is None or theirs is None:
                 continue
             ratios.append(ours / theirs)
-            changed = [rows.get("changed_lines", s, **case) for s in ("rewarm", "bpe_continue")]
-            shares += [changed[0] / changed[1]] if changed[1] else []
-    if ratios:
-        yield (
-            f"In {len(ratios)} pairs of base and language rewarm reaches {span(ratios, lambda v: percent(v, 1))} of the bytes a token of "
-            f"an unguarded continuation."
-        )
-        if shares:
-            yield f"Where that one changes English paragraphs at all, rewarm changes {span(shares, lambda v: percent(v, 0))} of as many."
-        yield ""
+            mine, its = (rows.get("changed_lines", s, **case) for s in ("rewarm", "bpe_continue"))
+            ours_changed.append(mine)
+            shares += [mine / its] if its else []
+        if ratios:
+            reached, changed = span(ratios, lambda v: percent(v, 1)), span(ours_changed, percent)
+            lines = [
+                f"{kind} bases ({len(ratios)} pairs of base and language): rewarm reaches {reached} of the bytes a token of an unguarded",
+                f"continuation (`bpe_continue`) and changes {changed} of the English paragraphs of the three texts together"
+                + (f", {span(shares, lambda v: percent(v, 0))} of what that one changes." if shares else "."),
+            ]
+            yield from (*lines, "")
 
 
 def peers(rows: Rows) -> Iterator[str]:
@@ -149,7 +151,9 @@ def peers(rows: Rows) -> Iterator[str]:
 
 
 def joint(rows: Rows) -> Iterator[str]:
-    case = next((r["case"] for r in rows.rows if r["part"] == "joint smollm2" and r["metric"] == "peak_memory_gib"), None)
+    case = next(
+        (r["case"] for r in rows.rows if r["metric"] == "peak_memory_gib" and "from" not in r["case"] and r["part"] == "joint"), None
+    )
     if case is None:
         return
     yield f"## Four languages at once: SmolLM2 and {case['new']:,} new tokens"
@@ -168,9 +172,8 @@ def joint(rows: Rows) -> Iterator[str]:
         f"{number(rows.get('peak_memory_gib', 'rewarm', **case), 2)} GiB."
     )
     for row in rows.rows:
-        step = str(row["case"].get("step", ""))
-        if row["part"] == "joint smollm2" and row["metric"] == "seconds" and step.startswith("cached") and "until" in row["case"]:
-            what, seconds = step.partition(", ")[2], number(row["value"], 1)
+        if row["metric"] == "seconds" and "from" in row["case"] and "step" in row["case"]:
+            what, seconds = row["case"]["from"].partition(", ")[2], number(row["value"], 1)
             yield f"From counts that are there already, {what}: {seconds} s until the tokenizer is written."
     yield ""
 

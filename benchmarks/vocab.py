@@ -39,6 +39,7 @@ from vocab_measure import (
     unreachable,
 )
 from vocab_process import run_child
+from vocab_systems import STAGE
 
 SYSTEMS = ("rewarm", "add_tokens", "fresh_bpe", "score0", "bpe_continue")
 PARTS = ("extend", "joint", "growth", "encoder", "fresh")
@@ -145,7 +146,7 @@ def extend(bench: Bench, base: str, language: str, systems: list[str]) -> None:
         if (system == "score0" and base not in bases.SENTENCEPIECE) or not bench.wanted(name):
             continue
         ours = bench.work / f"{base}-{language}-rewarm"
-        if system == "add_tokens" and not (ours / "extension.json").is_file():
+        if system == "add_tokens" and not (ours / STAGE / "extension.json").is_file():
             print(f"{name}: needs rewarm's tokens; left out")
             continue
         job = {

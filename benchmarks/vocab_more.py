@@ -101,7 +101,7 @@ def joint(bench: Bench) -> None:
 
     from vocab import time_rows
 
-    part = "joint smollm2"
+    part = "joint"
     if not bench.wanted(part):
         return
     targets = {language: bench.train(names) for language, names in TARGETS.items()}
@@ -119,17 +119,10 @@ def joint(bench: Bench) -> None:
         rows += fertility_rows(after, bench.texts, language, "rewarm", of_one)
     rows += change_rows(before, after, "rewarm", case)
     rows.append(_row("unreachable", unreachable(folder, Path(made["file"]))[1], "tokens", "rewarm", case))
-    for step, new, settings in (("cached, a smaller size", 8_000, {}), ("cached, another tau", JOINT, {"tau": 0.1})):
-        out = bench.work / "joint-again"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        for path in first.iterdir():
-            if path.name != "model" and path.name not in ("report.json", "extension.json", "gate.json"):
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, out / path.name)
-        again = run_child("vocab_systems.py", _job(bench, out, targets, new, **settings))
-        named = {**case, "new": new, "step": step}
-        rows += [_row(name, value, "s", "rewarm", {**named, "until": "tokenizer written"}) for name, value in again["written"].items()]
-        rows.append(_row("seconds", again["seconds"], "s", "rewarm", named))
+    for step, new, settings in (("cached, a smaller size", 8_000, {}), ("cached, another tau", JOINT, {"tau": 0.003})):
+        job = _job(bench, first, targets, new, **settings)
+        again = run_child("vocab_systems.py", {**job, "stage": step.replace(", ", "-").replace(" ", "-")})
+        rows += time_rows(again, "rewarm", {**case, "new": new, "from": step})
     bench.put(part, rows)
 
 
@@ -154,10 +147,11 @@ def encoder(bench: Bench) -> None:
     import bases
     from vocab_measure import PROTECT, TARGETS
     from vocab_process import run_child
+    from vocab_systems import STAGE
 
     files = bench.train((*itertools.chain(*TARGETS.values()), *PROTECT))
     for base in ("smollm2", "gpt2", "llama3", "qwen", "llama2", "gemma"):
-        folders = {"base": bases.ensure(bench.cache, (base,))[base], "extended": bench.work / f"{base}-vi-rewarm" / "model"}
+        folders = {"base": bases.ensure(bench.cache, (base,))[base], "extended": bench.work / f"{base}-vi-rewarm" / STAGE / "model"}
         for which, folder in folders.items():
             part = f"encoder {base} {which}"
             if not bench.wanted(part) or not (folder / "tokenizer.json").is_file():

@@ -21,6 +21,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+STAGE = "vocab"
+
 
 class Clock:
     """Wall seconds, and CPU seconds of this process and its ended children, since it was made."""
@@ -81,7 +83,7 @@ def rewarm(job: dict[str, Any]) -> dict[str, Any]:
 
     cfg = VocabRecipe(extend=True, size=job["new"], **{"check_bits": False, **job.get("settings", {})})  # a model of width 8 and no use
     targets = {language: [Path(p) for p in paths] for language, paths in job["targets"].items()}
-    out = Path(job["out"])
+    out = Path(job["out"]) / job.get("stage", STAGE)  # beside it the cache of counts, which a fresh job folder does not have
     clock = Clock()
     marks = Marks(clock)
     try:
@@ -92,7 +94,7 @@ def rewarm(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_tokens(job: dict[str, Any]) -> dict[str, Any]:
-    record = json.loads((Path(job["rewarm"]) / "extension.json").read_text(encoding="utf-8"))
+    record = json.loads((Path(job["rewarm"]) / STAGE / "extension.json").read_text(encoding="utf-8"))
     strings = [t["surface"]["str"] for t in record["tokens"] if "str" in t["surface"]]
     clock = Clock()
     tokenizer = Tokenizer.from_file(str(Path(job["base"]) / "tokenizer.json"))
