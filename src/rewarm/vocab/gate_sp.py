@@ -13,8 +13,9 @@ import sentencepiece
 from rewarm.vocab.base import encode_ids, holds
 from rewarm.vocab.gate import Finding, new_pieces
 from rewarm.vocab.gate_bpe import COMPARED
-from rewarm.vocab.sp_base import MARK, SpBase
+from rewarm.vocab.sp_base import SpBase
 from rewarm.vocab.sp_model import NORMAL, UNUSED, id_offset
+from rewarm.vocab.sp_pieces import MARK
 from rewarm.vocab.sp_rebuild import rebuilt_model
 
 PROBES = [

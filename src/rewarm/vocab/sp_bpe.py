@@ -22,8 +22,9 @@ from rewarm.vocab.gate_sp import findings_of, joins_as_the_model, model_file_agr
 from rewarm.vocab.merge import Merges
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import Guard
-from rewarm.vocab.sp_base import MARK, SpBase, spec_of_model
+from rewarm.vocab.sp_base import SpBase, spec_of_model
 from rewarm.vocab.sp_model import MODEL_FILES, UNUSED, Piece, falling_scores, id_offset
+from rewarm.vocab.sp_pieces import MARK
 from rewarm.vocab.sp_rebuild import rebuilt_model
 
 
