@@ -32,7 +32,7 @@ def recipe(tmp_path_factory):
     (folder / "recipe.yaml").write_text(
         "model: {base: base}\ncorpus: {sources: [{name: vi, paths: [a.txt], role: new}, {name: en, paths: [b.txt], role: replay}]}\n"
         "tokens: {row_tokens: 64}\nmixture: {replay: 0.25}\n"
-        "train: {tokens: 20480, step_tokens: 1024, micro_rows: 2, lr: 1e-3, device: cpu, precision: fp32}\n"
+        "vocab: {extend: false}\ntrain: {tokens: 20480, step_tokens: 1024, micro_rows: 2, lr: 1e-3, device: cpu, precision: fp32}\n"
     )
     return SimpleNamespace(loaded=load_recipe(folder / "recipe.yaml", []), base=folder / "base")
 
@@ -117,3 +117,18 @@ def test_the_plan_of_a_recipe_prints_time_and_memory(recipe, tmp_path):
     assert plan.measured is not None and plan.forecast is not None
     assert plan.forecast.stages["train"] >= 20 * plan.measured.step and json.dumps(plan.forecast.stages)
     assert plan_recipe(recipe.loaded, Console(), measured=False).measured is None
+
+
+def test_new_tokens_make_the_planned_run_shorter(recipe):
+    """One epoch is counted in the tokens that training will read, not in the base's."""
+    from rewarm.console import Console
+    from rewarm.plan import plan_recipe
+
+    root = recipe.loaded.root
+    Path(root / "a.txt").write_text("\n\n".join(documents(VIETNAMESE, 300_000, 4)))
+    Path(root / "b.txt").write_text("\n\n".join(documents(ENGLISH, 1_200_000, 5)))
+    loaded = load_recipe(root / "recipe.yaml", ["train.tokens=auto", "vocab.extend=true", "vocab.size=60"])
+    quick, plan = (plan_recipe(loaded, Console(), measured=measured) for measured in (False, True))
+    assert plan.longer.new == 60 and plan.longer.shorter < 0.8 and quick.longer.new == 0
+    assert plan.lengths.planned_tokens == pytest.approx(quick.lengths.planned_tokens * plan.longer.shorter, rel=0.05)
+    assert any("will need fewer" in note for note in quick.notes) and not any("will need fewer" in note for note in plan.notes)

@@ -14,7 +14,7 @@ import zstandard
 
 from rewarm.corpus.plan import source_files
 from rewarm.corpus.recipe import Source
-from rewarm.plan import SourcePlan, _look
+from rewarm.looking import SourcePlan, look_at
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def texts() -> list[str]:
 
 def looked_at(folder: Path) -> SourcePlan:
     source = Source(name="s", paths=["*"])
-    return _look(source, source_files(source, folder, "corpus.sources[0]"), lambda texts: sum(map(len, texts)))
+    return look_at(source, source_files(source, folder, "corpus.sources[0]"), lambda texts: sum(map(len, texts)))
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])

@@ -86,7 +86,8 @@ def plan(
 ) -> None:
     """What a run will do: tokens, steps, time, memory, schedule, mixture. Takes a few steps to measure; trains nothing, writes nothing."""
     from rewarm.console import Console
-    from rewarm.plan import plan_recipe, show_plan
+    from rewarm.plan import plan_recipe
+    from rewarm.plan_show import show_plan
     from rewarm.recipe import load_recipe
 
     console = Console()
