@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -64,6 +65,8 @@ def run_child(script: str, job: dict[str, Any], env: dict[str, str] | None = Non
         out, _ = child.communicate()
     finally:
         peak = watch.stop()
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"refused": f"ended by signal {-child.returncode}: too much CPU time or memory", "peak_memory_gib": round(peak / 2**30, 3)}
     if child.returncode != 0:
         raise SystemExit(f"{script} ended with {child.returncode}: {json.dumps(job)[:300]}")
     made = json.loads(out.strip().splitlines()[-1])

@@ -22,6 +22,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 STAGE = "vocab"
+PEER_CPU_SECONDS = 600
+"""A peer that needs more is ended, and its row says so: without a pre-tokenizer some take whole lines for words."""
 
 
 class Clock:
@@ -203,6 +205,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     if job["system"] != "rewarm":
         sys.path.append(job["peers"])
+        resource.setrlimit(resource.RLIMIT_CPU, (PEER_CPU_SECONDS, PEER_CPU_SECONDS))
     Path(job["out"]).mkdir(parents=True, exist_ok=True)
     try:
         made = SYSTEMS[job["system"]](job)
