@@ -143,6 +143,8 @@ def write_world(folder: Path) -> None:
         "".join(json.dumps({"text": t, "body": t[: len(t) // 2]}, ensure_ascii=False) + "\n" for t in documents(ENGLISH, 20, 6))
     )
     (folder / "other.txt").write_text("\n\n".join(documents(ENGLISH, 60, 7)), encoding="utf-8")
+    for name, words in (("short", VIETNAMESE[:3]), ("long", VIETNAMESE)):
+        (folder / f"{name}.txt").write_text("\n".join(" ".join(words) for _ in range(9)), encoding="utf-8")
     write_base(folder / "base", old)
     write_base(folder / "base2", old, seed=1)
     write_pieces(folder / "pieces", old)
@@ -378,6 +380,7 @@ class Case:
 
 
 EXTENDED = ("vocab.extend=true",)
+TWO = (*EXTENDED, "corpus.sources[1].languages=[fr]")
 GUARDED = (*EXTENDED, "vocab.tau=1.0", "vocab.max_changed_lines=1.0", "corpus.sources[2].paths=[big.txt]", "vocab.size=200")
 TEXT = ("evaluate.texts=[{name: more, path: more.jsonl, role: old}]",)
 CASES: dict[str, Case] = {
@@ -407,6 +410,10 @@ CASES: dict[str, Case] = {
     "vocab.size": Case(vocab, "40", given=EXTENDED),
     "vocab.max_size": Case(vocab, "50", given=(*EXTENDED, "vocab.size=auto", "vocab.max_size=30")),
     "vocab.min_gain": Case(vocab, "9", given=("vocab.extend=auto",)),
+    "vocab.balance": Case(vocab, "{vi: 1, fr: 9}", given=TWO),
+    "vocab.parallel": Case(
+        vocab, "{vi: long.txt, fr: short.txt}", given=(*TWO, "vocab.balance=parity", "vocab.parallel={vi: short.txt, fr: long.txt}")
+    ),
     "vocab.tau": Case(vocab, "0.01", given=GUARDED),
     "vocab.name_guard": Case(vocab, "1.0", given=GUARDED),
     "vocab.max_changed_lines": Case(vocab, "0", given=GUARDED, refusal="protected lines would change, 0 are allowed"),

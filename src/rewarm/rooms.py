@@ -161,9 +161,13 @@ def vocab_stage(house: House, base: ModelAt, corpus_done: Done, corpus: Corpus) 
     protect = [f for s in corpus.sources if s.role == "replay" for f in s.files]
     heldout = {s.name: s.heldout for s in corpus.sources if s.heldout is not None}
     planned = house.recipe.train.tokens if isinstance(house.recipe.train.tokens, int) else None
+    parallel = {name: house.path(file) for name, file in cfg.parallel.items()}
+    found = content_hash([file for file in parallel.values() if file.is_file()], house.hashes)
+    inputs = {"base": base.fingerprint, "corpus": corpus_done.fingerprint, **({"parallel": found} if parallel else {})}
+    here = cfg.model_copy(update={"parallel": {name: str(file) for name, file in parallel.items()}})
     done = house.run.stage(
-        "vocab", {**cfg.model_dump(), "planned_tokens": planned}, {"base": base.fingerprint, "corpus": corpus_done.fingerprint},
-        lambda out: work(cfg, base.folder, targets, protect, heldout, planned, out, house.reporter), label="vocabulary",
+        "vocab", {**cfg.model_dump(), "planned_tokens": planned}, inputs,
+        lambda out: work(here, base.folder, targets, protect, heldout, planned, out, house.reporter), label="vocabulary",
     )  # fmt: skip
     if not done.facts["extended"]:
         return done, base

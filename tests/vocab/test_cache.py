@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rewarm.vocab import cache as cache_module
 from rewarm.vocab.base import open_base
 from rewarm.vocab.cache import Cache, array_to_texts, key_of, texts_to_array
-from rewarm.vocab.choose import kept_merges, pose
 from rewarm.vocab.count import kept_counts
 from rewarm.vocab.merge import Merges
+from rewarm.vocab.problem import kept_merges, pose
 from rewarm.vocab.recipe import Rules, VocabRecipe
 
 from .conftest import english, vietnamese
@@ -47,7 +47,7 @@ def test_a_second_run_takes_all_from_the_cache(bases: dict[str, Path], tmp_path:
     base = open_base(bases["smollm"])
     first = problem(base, tmp_path)
     large = first.solve(80, 0.01)
-    for name in ("rewarm.vocab.count.count", "rewarm.vocab.count.encode_ids", "rewarm.vocab.choose.continue_merges"):
+    for name in ("rewarm.vocab.count.count", "rewarm.vocab.count.encode_ids", "rewarm.vocab.problem.continue_merges"):
         monkeypatch.setattr(name, never)
     again = problem(base, tmp_path)
     same(again.solve(80, 0.01), large)

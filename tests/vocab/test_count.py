@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rewarm.vocab.base import open_base
-from rewarm.vocab.count import Counts, count, language_weights, split_words, tokens_of, words_to_merge
+from rewarm.vocab.count import Counts, count, split_words, tokens_of, words_to_merge
 from rewarm.vocab.letters import to_letters
 
 from .conftest import english, vietnamese
@@ -71,10 +71,3 @@ def test_words_of_one_token_need_no_merging_but_count_as_tokens(bases: dict[str,
     assert tokens_of(counts, split).tolist() == [len(base.tokenizer.encode("the trường the\n").ids)]
     words = words_to_merge(counts, split, {"t": 3}, None, ["t"])
     assert (words.lengths > 1).all() and words.target.tolist() == [3] * len(words.lengths) and not words.protected.any()
-
-
-def test_languages_count_alike_whatever_their_size() -> None:
-    """Or the larger language takes all the tokens; whole numbers keep sums exact."""
-    counts = Counts([], np.zeros((0, 2), np.int64), np.array([1_000, 4_000]), ("target:a", "target:b"))
-    assert language_weights(counts, ["target:a", "target:b"]) == {"target:a": 1 << 20, "target:b": 1 << 18}
-    assert language_weights(counts, ["target:b"]) == {"target:b": 1}

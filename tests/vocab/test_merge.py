@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm.vocab.merge import Grammar, Merges, continue_merges, continue_merges_reference
+from rewarm.vocab.merge import Fair, Grammar, Merges, continue_merges, continue_merges_reference
 from rewarm.vocab.pairs import Words, pair_key
 from rewarm.vocab.rules import Guard
 
@@ -61,6 +61,33 @@ def test_the_fast_loop_makes_the_merges_of_the_plain_one(problem: tuple[Words, G
         continue_merges(words, grammar, k, refuse_some, guard, unit),
         continue_merges_reference(words, grammar, k, refuse_some, guard, unit),
     )
+
+
+@settings(max_examples=300, deadline=None)
+@given(problem=problems(), k=st.integers(0, 12), data=st.data(), tau=st.sampled_from([None, "0", "0.3"]))
+def test_fair_merging_makes_the_merges_of_the_plain_loop(
+    problem: tuple[Words, Grammar], k: int, data: st.DataObject, tau: str | None
+) -> None:
+    """Each language has a queue of its own over one row of words; what one language's merge does to the others' counts must not be lost."""
+    words, grammar = problem
+    n, languages = len(words.lengths), data.draw(st.integers(1, 3))
+    table = st.lists(st.lists(st.integers(0, 5), min_size=languages, max_size=languages), min_size=n, max_size=n)
+    counts, parallel = (np.array(data.draw(table), dtype=np.int64) for _ in range(2))
+    words = Words(words.flat, words.lengths, counts.sum(axis=1), words.protected, np.concatenate([words.watch, parallel], axis=1))
+    guards = [Guard(None if tau is None else Fraction(tau), int(c.sum()) + 1, int(words.protected.sum()) + 1) for c in counts.T]
+    columns = tuple(range(1, 1 + languages))
+    fair = Fair(counts, tuple(guards), columns, tuple((words.lengths @ parallel).tolist()))
+    args = (words, grammar, k, refuse_some, guards[0], 2, fair)
+    same(continue_merges(*args), continue_merges_reference(*args))
+
+
+def test_the_longest_language_is_served_until_it_is_no_longer_the_longest() -> None:
+    """Languages with little text get what they need, however rare their pairs are beside the others'."""
+    words = words_of([[0, 1, 0, 1], [2, 3, 2]], [1000, 3], [0, 0], [[5, 0], [0, 9]])
+    guards = (Guard(None, 1, 0),) * 2
+    fair = Fair(np.array([[1000, 0], [0, 3]]), guards, (0, 1), (20, 27))
+    merges = continue_merges(words, Grammar(LETTERS[:4], 4, {}), 3, lambda s: None, guards[0], 2, fair)
+    assert merges.left.tolist() == [2, 0, 4] and merges.right.tolist() == [3, 1, 2], "27 > 20, then 20 > 18, then 18 > 10"
 
 
 @settings(max_examples=100, deadline=None)

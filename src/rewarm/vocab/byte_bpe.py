@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from rewarm.vocab.base import check_ids, encode_ids, holds, load_tokenizer, model_rows, spec_file
 from rewarm.vocab.bpe import BpeBase, extended_model
 from rewarm.vocab.byte_files import VERSION_LINE, contradictions, has_old_files, spec_of_old_files
-from rewarm.vocab.choose import Choice, choose, pose
+from rewarm.vocab.choose import Choice, choose
 from rewarm.vocab.count import Counts
 from rewarm.vocab.extension import Extension, NewToken, json_bytes
 from rewarm.vocab.gate import Finding
@@ -23,6 +23,7 @@ from rewarm.vocab.gate_bpe import coarsening, old_formats, old_merges, reachable
 from rewarm.vocab.letters import LETTER_OF_BYTE, to_bytes, to_letters
 from rewarm.vocab.merge import Grammar, Merges
 from rewarm.vocab.pairs import pair_key
+from rewarm.vocab.problem import pose
 from rewarm.vocab.recipe import VocabRecipe
 
 

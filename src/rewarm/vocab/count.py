@@ -202,15 +202,3 @@ def words_to_merge(counts: Counts, split: Split, weights: dict[str, int], protec
     protected = counts.column(protect)[keep] if protect else np.zeros(len(keep), dtype=np.int64)
     followed = np.stack([counts.column(g)[keep] for g in watch], axis=1) if watch else np.zeros((len(keep), 0), dtype=np.int64)
     return Words(split.flat[np.repeat(long, split.lengths)], split.lengths[keep], target, protected, followed)
-
-
-def language_weights(counts: Counts, targets: list[str]) -> dict[str, int]:
-    """Whole-number weights that make languages count alike, whatever their amount of text; 1 for a single language.
-
-    2^20 for the smallest, less for the others in proportion to their bytes: sums stay exact and do not depend on their order.
-    """
-    if len(targets) == 1:
-        return {targets[0]: 1}
-    sizes = {t: counts.bytes_of(t) for t in targets}
-    least = min(sizes.values())
-    return {t: max(1, round((1 << 20) * least / size)) for t, size in sizes.items()}

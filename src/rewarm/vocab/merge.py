@@ -37,6 +37,23 @@ class Grammar:
 
 
 @dataclass(frozen=True)
+class Fair:
+    """Merging that serves, with each merge, the language whose lines of parallel text are the longest by then (fair-max, arXiv 2508.04796).
+
+    Its pair is the commonest in that language's own text, guarded by that text's own rates. A language without an admissible pair is out.
+    """
+
+    counts: NDArray[np.int64]
+    """[n, L] occurrences of each word in each language's text."""
+    guards: tuple[Guard, ...]
+    """One a language."""
+    columns: tuple[int, ...]
+    """Columns of `Words.watch` that hold each language's parallel text; the texts have equally many lines."""
+    tokens: tuple[int, ...]
+    """Tokens of each parallel text before merging."""
+
+
+@dataclass(frozen=True)
 class Merges:
     """The new merges in order. M >= K of them, as some lead to a token that is there already and need no new id."""
 
@@ -153,36 +170,44 @@ class _Log:
         return Merges(left, right, result, table[:, 3].copy(), saved, self.first_id, refused)
 
 
-def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2) -> Merges:
+def continue_merges_reference(
+    words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2, fair: Fair | None = None
+) -> Merges:
     """At most k new ids, by definition: count all pairs, take the commonest (ties: smaller ids), join, begin again.
 
     A pair that is a merge already (it can arise when a merge leads to an old token) is joined at once, as the encoder would. With
-    `every_split`, the guard counts all pairs that the merge would join.
+    `every_split`, the guard counts all pairs that the merge would join. fair: see there; else all target text is one.
     """
     log = _Log(grammar, words.watch.shape[1])
     ends = np.cumsum(words.lengths)
     texts = [words.flat[e - n : e].tolist() for e, n in zip(ends, words.lengths)]
-    banned: set[tuple[int, int]] = set()
+    lanes = range(len(fair.guards) if fair else 1)
+    banned: list[set[tuple[int, int]]] = [set() for _ in lanes]
+    tokens = list(fair.tokens) if fair else [0]
     while True:
-        target: Counter[tuple[int, int]] = Counter()
+        targets: list[Counter[tuple[int, int]]] = [Counter() for _ in lanes]
         protected: Counter[tuple[int, int]] = Counter()
         for word, text in enumerate(texts):
             for pair in pairwise(text):
-                target[pair] += int(words.target[word])
+                for lane in lanes:
+                    targets[lane][pair] += int(fair.counts[word, lane] if fair else words.target[word])
                 protected[pair] += int(words.protected[word])
+        target = targets[0]
         log.learn(target)
         ready = [pair for pair in target if pair_key(*pair) in log.known]
         if ready:
             pair = min(ready, key=lambda p: (log.known[pair_key(*p)], p))
             result = log.known_result(*pair)
         else:
-            open_pairs = [(-n, pair) for pair, n in target.items() if n >= min_count and pair not in banned]
-            if log.made >= k or not open_pairs:
+            open_pairs = [[(-n, p) for p, n in targets[i].items() if n >= min_count and p not in banned[i]] for i in lanes]
+            if log.made >= k or not any(open_pairs):
                 return log.merges()
-            pair = min(open_pairs)[1]
+            lane = max((i for i in lanes if open_pairs[i]), key=lambda i: (tokens[i], -i))
+            target, pair = targets[lane], min(open_pairs[lane])[1]
             whole = [pair, *log.other_splits(*pair)]
-            if log.refuse(*pair, sum(target[p] for p in whole), sum(protected[p] for p in whole), refusal, guard):
-                banned.add(pair)
+            asked = fair.guards[lane] if fair else guard
+            if log.refuse(*pair, sum(target[p] for p in whole), sum(protected[p] for p in whole), refusal, asked):
+                banned[lane].add(pair)
                 continue
             result, _ = log.join(*pair, target[pair])
         for word, text in enumerate(texts):
@@ -192,6 +217,8 @@ def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: R
                 if tuple(text[i : i + 2]) == pair:
                     joined.append(result)
                     log.save(words.watch[word])
+                    for lane, column in enumerate(fair.columns if fair else ()):
+                        tokens[lane] -= int(words.watch[word, column])
                     i += 2
                 else:
                     joined.append(text[i])
@@ -199,25 +226,45 @@ def continue_merges_reference(words: Words, grammar: Grammar, k: int, refusal: R
             texts[word] = joined
 
 
-def continue_merges(words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2) -> Merges:
+class _Lane:
+    """One text whose pairs are counted: all target text together, or one language's."""
+
+    def __init__(self, line: Line, known: dict[int, int], weight: NDArray[np.int64], guard: Guard, min_count: int) -> None:
+        self.weight, self.guard = weight, guard
+        self.queue = Queue(known, min_count)
+        self.queue.start(*line.pair_counts(weight))
+        self.empty = False
+
+
+def continue_merges(
+    words: Words, grammar: Grammar, k: int, refusal: Refusal, guard: Guard, min_count: int = 2, fair: Fair | None = None
+) -> Merges:
     """At most k new ids: the same merges as `continue_merges_reference`, in the same order.
 
     min_count: least weighted count of a pair. Fewer than k come back if no admissible pair is left.
     """
     log = _Log(grammar, words.watch.shape[1])
     line = Line(words)
-    queue = Queue(log.known, min_count)
-    queue.start(*line.pair_counts())
-    while log.made < k or queue.urgent():
+    texts = [(fair.counts[:, i], g) for i, g in enumerate(fair.guards)] if fair else [(words.target, guard)]
+    lanes = [_Lane(line, log.known, np.ascontiguousarray(weight), guard, min_count) for weight, guard in texts]
+    tokens = np.array(fair.tokens if fair else [0], dtype=np.int64)
+    while log.made < k or lanes[0].queue.urgent():
+        lane = lanes[0]
+        if not lane.queue.urgent() and fair:
+            lane = lanes[max((i for i in range(len(lanes)) if not lanes[i].empty), key=lambda i: (tokens[i], -i))]
+        queue = lane.queue
         entry = queue.pop()
         if entry is None:
-            break
+            lane.empty = True
+            if all(lane.empty for lane in lanes):
+                break
+            continue
         bound, left, right = entry
         at_once = bound >= AT_ONCE
         if not at_once and log.made >= k:
             break
         places = line.places(left, right)
-        target = line.target_at(places)
+        target = line.count_at(places, lane.weight)
         if at_once:
             queue.drop(left, right)
             if not len(places):
@@ -228,18 +275,25 @@ def continue_merges(words: Words, grammar: Grammar, k: int, refusal: Refusal, gu
                 queue.lower(left, right, target)
                 continue
             others = [line.places(*pair) for pair in log.other_splits(left, right)]
-            whole = target + sum(map(line.target_at, others)), line.protected_at(places) + sum(map(line.protected_at, others))
-            if log.refuse(left, right, *whole, refusal, guard):
+            here, old = (sum(line.count_at(p, weight) for p in [places, *others]) for weight in (lane.weight, words.protected))
+            if log.refuse(left, right, here, old, refusal, lane.guard):
                 queue.ban(left, right)
                 continue
             queue.drop(left, right)
             result, is_new = log.join(left, right, target)
             for key in log.learn(log.other_splits(left, right)):
-                queue.urge(key)
+                for lane in lanes:
+                    lane.queue.urge(key)
         taken = line.join(places, left, right, result)
-        log.save(line.watched_at(taken))
-        keys, counts = line.counts_around(taken if is_new else line.live(result), result)
-        if grammar.every_split:
-            log.learn((key >> 32, key & 0xFFFFFFFF) for key in keys.tolist())
-        queue.raise_bounds(keys, counts)
+        saved = line.watched_at(taken)
+        log.save(saved)
+        if fair:
+            tokens -= saved[list(fair.columns)]
+        around = taken if is_new else line.live(result)
+        for lane in lanes:
+            keys, counts = line.counts_around(around, result, lane.weight)
+            if grammar.every_split:
+                log.learn((key >> 32, key & 0xFFFFFFFF) for key in keys.tolist())
+            lane.queue.raise_bounds(keys, counts)
+            lane.empty = False
     return log.merges()

@@ -59,11 +59,11 @@ class Line:
         self._places = dict(zip(tokens.tolist(), np.split(sorted_places, starts[1:])))
         self._all = place
 
-    def pair_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(keys, weighted target counts) of all adjacent pairs."""
+    def pair_counts(self, weight: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(keys, counts) of all adjacent pairs. weight: [n] occurrences of each word."""
         left = self._all[self.token[self.after[self._all]] >= 0] if len(self._all) else self._all
         keys = self.token[left].astype(np.int64) << 32 | self.token[self.after[left]]
-        return _sums(keys, self.words.target[self.word[left]])
+        return _sums(keys, weight[self.word[left]])
 
     def live(self, token: int) -> NDArray[np.int32]:
         """Places that hold this token now; the stored list is cleaned once less than half of it is alive."""
@@ -85,11 +85,9 @@ class Line:
         here = self.before[there]
         return here[self.token[here] == left]
 
-    def target_at(self, places: NDArray[np.int32]) -> int:
-        return int(self.words.target[self.word[places]].sum())
-
-    def protected_at(self, places: NDArray[np.int32]) -> int:
-        return int(self.words.protected[self.word[places]].sum())
+    def count_at(self, places: NDArray[np.int32], weight: NDArray[np.int64]) -> int:
+        """How often what stands at these places occurs, with these occurrences of the words."""
+        return int(weight[self.word[places]].sum())
 
     def watched_at(self, places: NDArray[np.int32]) -> NDArray[np.int64]:
         return self.words.watch[self.word[places]].sum(axis=0)
@@ -111,9 +109,11 @@ class Line:
         self._places[result] = places if old is None else np.concatenate([old, places])
         return places
 
-    def counts_around(self, places: NDArray[np.int32], token: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(keys, weighted target counts) of the pairs that this token forms at these places; (token, token) counts once."""
-        weight = self.words.target[self.word[places]]
+    def counts_around(
+        self, places: NDArray[np.int32], token: int, weights: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(keys, counts) of the pairs that this token forms at these places; (token, token) counts once."""
+        weight = weights[self.word[places]]
         left = self.token[self.before[places]].astype(np.int64)
         right = self.token[self.after[places]].astype(np.int64)
         has_left, has_right = (left >= 0) & (left != token), right >= 0
@@ -155,7 +155,11 @@ class Queue:
 
     def urgent(self) -> bool:
         """Whether a pair waits that is a merge already."""
-        return bool(self.heap) and -self.heap[0][0] >= AT_ONCE
+        while self.heap and -self.heap[0][0] >= AT_ONCE:
+            if self.bound.get(self.heap[0][1]) == -self.heap[0][0]:
+                return True
+            heapq.heappop(self.heap)
+        return False
 
     def pop(self) -> tuple[int, int, int] | None:
         """(bound, left, right) of the pair with the largest bound, ties by smaller ids; None if nothing admissible is left."""

@@ -39,6 +39,12 @@ class VocabRecipe(Section):
     """Upper bound of `size`. Each token costs one row of the model's width, two where input and output rows are not shared."""
     min_gain: Annotated[float, Field(ge=0.0, le=10.0)] = 0.15
     """Least gain in bytes a token (0.15 = 15 %) on held-out target text for which `extend: auto` extends."""
+    balance: Literal["equal", "proportional", "parity"] | dict[str, Annotated[float, Field(gt=0.0, le=1000.0)]] = "equal"
+    """How several languages share the new tokens. `equal`: as if each had as much text; `proportional`: by their text; a mapping, as
+    `{vi: 2, ko: 1}`: as `equal`, times these weights; `parity`: each token goes to the language whose lines in `parallel` are the longest
+    in tokens by then, so that the same content costs about the same in each."""
+    parallel: dict[str, str] = Field(default_factory=dict)
+    """For `balance: parity`: language -> file of parallel text. Line n of each file says the same; some thousand lines do."""
     tau: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["off"] = 0.01
     """Guard of old text: a merge is refused if its rate (per byte) in the protected text is above `tau` times its rate in the target text.
     `off` goes without protected text, and then nothing is proven about old text."""
@@ -82,4 +88,10 @@ class VocabRecipe(Section):
     def _size_within_bound(self) -> Self:
         if self.size != "auto" and self.size > self.max_size:
             raise ValueError(f"size {self.size:,} is above max_size {self.max_size:,}: raise max_size or lower size")
+        return self
+
+    @model_validator(mode="after")
+    def _parity_needs_parallel_text(self) -> Self:
+        if bool(self.parallel) != (self.balance == "parity"):
+            raise ValueError("`balance: parity` and `parallel` (line-aligned files, one a language) go together")
         return self

@@ -11,15 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rewarm.vocab.balance import language_weights
 from rewarm.vocab.base import bare_model, check_ids, load_tokenizer, model_rows, spec_file
-from rewarm.vocab.choose import PROTECTED, Choice, choose, pose
-from rewarm.vocab.count import Counts, language_weights
+from rewarm.vocab.choose import Choice, choose
+from rewarm.vocab.count import Counts
 from rewarm.vocab.coverage import NO_PAIR, missing_characters
 from rewarm.vocab.extension import Extension, NewToken, json_bytes
 from rewarm.vocab.gate import Finding
 from rewarm.vocab.gate_bpe import coarsening, old_merges, reachable
 from rewarm.vocab.gate_sp import findings_of, joins_as_the_model, model_file_agrees
 from rewarm.vocab.merge import Merges
+from rewarm.vocab.problem import PROTECTED, pose
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import Guard
 from rewarm.vocab.sp_base import SpBase, spec_of_model
@@ -88,7 +90,7 @@ class SentencePieceBpe:
     def extend(
         self, base: SpBase, counts: Counts, languages: list[str], cfg: VocabRecipe, planned_tokens: int | None, tuning: list[str]
     ) -> Choice:
-        weights = language_weights(counts, [f"target:{name}" for name in languages])
+        weights = language_weights(counts, [f"target:{name}" for name in languages], cfg.balance)
         protect = PROTECTED if PROTECTED in counts.groups else None
         guard = Guard.of(cfg.tau, sum(w * counts.bytes_of(g) for g, w in weights.items()), counts.bytes_of(PROTECTED) if protect else 0)
         characters = missing_characters(counts, base.vocab, weights, protect, base.refusal(cfg.rules), guard)

@@ -22,9 +22,10 @@ from rewarm.atomic import disk_errors, read_json, sha256_file, sweep, sync_folde
 from rewarm.errors import UserError
 from rewarm.progress import Reporter, Silent
 from rewarm.signals import check_stop
+from rewarm.vocab.balance import parallel_lines
 from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, spec_file
 from rewarm.vocab.cache import FOLDER
-from rewarm.vocab.choose import PROTECTED, Choice
+from rewarm.vocab.choose import Choice
 from rewarm.vocab.count import Counts, kept_counts
 from rewarm.vocab.extension import Extension
 from rewarm.vocab.fuzz import GateTexts
@@ -33,6 +34,7 @@ from rewarm.vocab.gate_bits import check_bits
 from rewarm.vocab.gate_rows import check_model
 from rewarm.vocab.initialise import plan_start
 from rewarm.vocab.kinds import Kind, kind_named
+from rewarm.vocab.problem import PROTECTED
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
 from rewarm.vocab.rows import copy_beside, extend_model
@@ -134,8 +136,9 @@ def _settings(
     cfg: VocabRecipe, base: Base, targets: dict[str, list[Path]], protect: list[Path], heldout: dict[str, Path], planned: int | None
 ) -> dict[str, Any]:
     """What decides the result: a finished folder made of something else is not taken for this one."""
+    recipe = cfg.model_dump() | {"parallel": {k: Path(v).name for k, v in sorted(cfg.parallel.items())}}
     return {
-        "format": FORMAT, "recipe": cfg.model_dump(), "base": _spec_hash(base), "planned_tokens": planned,
+        "format": FORMAT, "recipe": recipe, "base": _spec_hash(base), "planned_tokens": planned,
         "targets": {k: sorted(Path(p).name for p in v) for k, v in sorted(targets.items())},
         "protect": sorted(Path(p).name for p in protect), "heldout": {k: Path(p).name for k, p in sorted(heldout.items())},
     }  # fmt: skip
@@ -231,6 +234,10 @@ def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], cache: Path,
         groups[name] = (sample.counted, cfg.rules.repeat_cap)
         if name != PROTECTED:
             groups[name.replace("target:", "held:", 1)] = (_up_to(sample.tuning, HELD_BYTES), None)
+    if cfg.balance == "parity":
+        languages = [name.partition(":")[2] for name in texts if name != PROTECTED]
+        lines = parallel_lines({name: Path(file) for name, file in cfg.parallel.items()}, languages)
+        groups |= {f"parallel:{name}": (some, None) for name, some in lines.items()}
     with reporter.bar("counting words", None, "bytes") as bar:
         counts = kept_counts(groups, base, _spec_hash(base), cache)
         bar.advance(float(counts.bytes.sum()))
