@@ -57,7 +57,11 @@ def test_a_model_that_was_saved_is_the_model_that_is_loaded(base, tmp_path):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "phi", "gemma2", "qwen3", "mixtral"])
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox"]
+FAMILIES += ["cohere", "granite", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_comes_back_from_disk(tmp_path, tiny_model, kind):
     model = tiny_model(kind)
     base = write(model, tmp_path / "base")

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rewarm.errors import UserError
+from rewarm.model.experts import has_experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Family:
     """The parts of a causal language model.
 
     kind: its `model_type`. rows: of the head, padding included. logits = logit_scale * (hidden @ head.weight.T + head.bias), then
-    softcap * tanh(logits / softcap). positions: how many learned positions there are; None where they are computed (RoPE).
+    softcap * tanh(logits / softcap). positions: how many learned positions there are; None where they are computed (RoPE). experts: whether
+    any layer is a mixture of them.
     """
 
     kind: str
@@ -61,7 +63,7 @@ def family_of(model: PreTrainedModel) -> Family:
         logit_scale=_logit_scale(model),
         softcap=getattr(config, "final_logit_softcapping", None),
         positions=_learned_positions(decoder, embedding),
-        experts=hasattr(model, "router_aux_loss_coef") and hasattr(model, "num_experts_per_tok"),
+        experts=has_experts(layers[0]),
     )
 
 

@@ -38,7 +38,7 @@ class Base:
 
 
 def load_base(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """A causal language model with document-isolating attention and every dropout at 0, its weights in `dtype` on `device`.
+    """A causal language model with document-isolating attention, no dropout and no noise in its routers, in `dtype` on `device`.
 
     path: a folder with safetensors, or a name on the hub. Rotary frequencies stay fp32 in every dtype. UserError for whatever is missing,
     damaged or does not fit together: before the weights are read, as far as that can be.
@@ -49,7 +49,7 @@ def load_base(path: str | Path, device: torch.device | str = "cpu", dtype: torch
     if getattr(config, "quantization_config", None) is not None:
         raise UserError("quantised weights cannot be trained", where=str(folder), fix="use the model's 16-bit weights as the base")
     for name, value in vars(config).items():
-        if "drop" in name and isinstance(value, float):
+        if ("drop" in name or "jitter" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
     try:
         with _quiet():
@@ -113,6 +113,7 @@ def _report(model: PreTrainedModel, family: Family) -> dict[str, Any]:
         "layers": len(family.layers),
         "rows": family.rows,
         "tied": family.tied,
+        "experts": family.experts,
     }
 
 

@@ -6,7 +6,7 @@ the whole step outside, so loss and update depend neither on the micro-batch siz
 
 from __future__ import annotations
 
-import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from rewarm.model.attention import bounds_of
 from rewarm.model.batch import IGNORE, DeviceBatch
+from rewarm.model.experts import balance_of
 from rewarm.model.family import Family
 from rewarm.model.hooks import Targets
 from rewarm.model.linear_loss import linear_cross_entropy, linear_cross_entropy_reference
@@ -51,19 +52,19 @@ class CausalLMLoss(nn.Module):
         self.family = family
         self.valid_rows = None if true_vocab in (None, family.rows) else true_vocab
         self.chunk = chunk
+        self.balance = balance_of(model)
 
     def hidden(self, batch: DeviceBatch) -> Tensor:
         """The decoder's last hidden states, of the labels' shape and D. The pieces do not see each other."""
-        return self._decode(batch).last_hidden_state
-
-    def _decode(self, batch: DeviceBatch):  # type: ignore[no-untyped-def]  # an output class of transformers, one for each family
-        extra = {"output_router_logits": True} if self.family.experts else {}
-        return self.family.decoder(input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, **bounds_of(batch), **extra)
+        extra = {"output_router_logits": False} if self.balance else {}  # a configuration may ask for them; `balance` listens itself
+        inputs = {"input_ids": batch.ids, "position_ids": batch.position_ids, "use_cache": False}
+        return self.family.decoder(**inputs, **bounds_of(batch), **extra).last_hidden_state
 
     def forward(self, batch: DeviceBatch, targets: Targets | None = None) -> LossOut:
         """Sum of the loss over the micro-batch's labels. targets: a teacher, its tokens counted as in `labels.flatten()`."""
-        decoded = self._decode(batch)
-        hidden = decoded.last_hidden_state.flatten(0, 1)
+        with ExitStack() as stack:
+            routed = stack.enter_context(self.balance.listening()) if self.balance else []
+            hidden = self.hidden(batch).flatten(0, 1)
         labels = batch.labels.flatten()
         weight = None if batch.weight is None else batch.weight.flatten()
         # no head for what has no label: padding, prompts, ends. Not on a GPU: the number of rows would not be constant.
@@ -85,13 +86,8 @@ class CausalLMLoss(nn.Module):
         )
         if kept is not None:
             nll = nll.new_zeros(batch.labels.numel()).index_copy_(0, kept, nll)
-        return LossOut(loss_sum, nll.view(batch.labels.shape), self._balance(decoded, batch) if self.family.experts else None)
-
-    def _balance(self, decoded, batch: DeviceBatch) -> Tensor:  # type: ignore[no-untyped-def]
-        """The family's own balance loss times the labels of this micro-batch, so that it alone depends on the micro-batch size."""
-        formula = sys.modules[type(self.hf).__module__].load_balancing_loss_func
-        value = formula(decoded.router_logits, self.hf.num_experts, self.hf.num_experts_per_tok, None)
-        return self.hf.router_aux_loss_coef * value * (batch.labels != IGNORE).sum()
+        aux = self.balance.loss(routed, batch) if self.balance else None
+        return LossOut(loss_sum, nll.view(batch.labels.shape), aux)
 
 
 def _labelled(labels: Tensor) -> Tensor | None:
