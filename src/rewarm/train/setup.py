@@ -13,6 +13,7 @@ import torch
 from rewarm.atomic import write_json
 from rewarm.errors import UserError
 from rewarm.model.batch import RowBatch, form_for
+from rewarm.model.experts import compiled_parts
 from rewarm.model.gates import run_gates
 from rewarm.model.hooks import Method, Stack
 from rewarm.model.load import Base, load_base
@@ -112,8 +113,8 @@ def prepare(
     loss = CausalLMLoss(base.model, base.family, true_vocab)
     ceiling = _prove(loss, kernels, out, reporter)
     if compiled:
-        for layer in base.family.layers:
-            layer.compile(fullgraph=True, dynamic=False)  # in place: a wrapper would change the names of the parameters
+        for part in (part for layer in base.family.layers for part in compiled_parts(layer)):
+            part.compile(fullgraph=True, dynamic=False)  # in place: a wrapper would change the names of the parameters
     params = parameters_by_kind(base.family, base.model, new_rows)
     lr = _peak_rate(cfg, sum(p.local.numel() for p in params), reporter)
     step_rows, row_tokens = batch_of(0).ids.shape
