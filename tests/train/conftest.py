@@ -76,7 +76,7 @@ def untied_model(tmp_path_factory) -> Path:
     return make_model(tmp_path_factory.mktemp("untied") / "model", tied=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., Any]:
     return rows_of_seed
 
