@@ -18,6 +18,7 @@ from rewarm.model.batch import one_row
 from rewarm.model.load import load_base
 from rewarm.model.loss import CausalLMLoss
 from rewarm.progress import Silent
+from rewarm.train.loop import TimeUp
 from rewarm.train.recipe import TrainRecipe
 from rewarm.train.stage import train_stage
 
@@ -135,3 +136,22 @@ def test_documents_stay_apart_in_the_trained_model(trained):
         alone = F.cross_entropy(logits[:-1], torch.tensor(piece[1:]), reduction="none")
         torch.testing.assert_close(together[first : first + len(alone)], alone, rtol=1e-4, atol=1e-5)
         first += len(piece)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "mixed"])
+def test_rotary_frequencies_are_those_of_the_base_after_a_resume(stage, start_model, precision):
+    """Not only as loaded: in the live model after steps in 16 bits, after a checkpoint was read, and in the model that is written."""
+    exact = 10_000.0 ** (-torch.arange(0, 16, 2).double() / 16)
+    seen = []
+
+    def probe(model: Any) -> dict[str, dict[str, float]]:
+        seen.extend(buffer.clone() for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
+        return {"old": {"bits_per_byte": 1.0}}
+
+    with pytest.raises(TimeUp):
+        stage(steps=4, max_hours=1e-9, probes=probe, probe_every=4, precision=precision)
+    run = stage(steps=4, probes=probe, probe_every=4, precision=precision)
+    probe(load_base(run.out / "model", dtype=torch.bfloat16).model)
+    assert len(seen) == 6 and all(found.dtype == torch.float32 for found in seen)
+    for found in seen:
+        torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
