@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from rewarm.atomic import disk_errors, sync_files, sync_folder, temporary, write_json
@@ -51,11 +51,13 @@ def load_base(path: str | Path, device: torch.device | str = "cpu", dtype: torch
     for name, value in vars(config).items():
         if ("drop" in name or "jitter" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
+    generation = read_generation(folder, config)
     try:
         with _quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
+                generation_config=generation,
                 dtype=dtype,
                 device_map={"": str(device)} if torch.device(device).type == "cuda" else None,
                 attn_implementation=NAME,
@@ -103,6 +105,34 @@ def read_config(folder: Path) -> PreTrainedConfig:
             fix="update transformers, or use another base",
         ) from error
     return config
+
+
+def read_generation(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+    """The ids of begin, end and padding out of generation_config.json, else out of the configuration; nothing else of that file.
+
+    The file itself is copied as it is. A model that held its other settings would have them judged again at every save, after hours of
+    training, by whatever the library finds wrong with them by then (temperature without sampling, for one). UserError, before anything is
+    trained, where the file is damaged, or says what the installed transformers refuses to read, as then nothing could load the result.
+    """
+    file = folder / "generation_config.json"
+    said = read_object(file) if file.is_file() else {}
+    fix = "correct the file in a copy of the base's folder, or remove it there"
+    if not isinstance(said, dict):
+        raise UserError("generation settings are a JSON object, this is something else", where=str(file), fix=fix)
+    try:
+        GenerationConfig.from_dict(said)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"transformers refuses these generation settings: {str(error).splitlines()[0]}", where=str(file), fix=fix
+        ) from error
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: _ids(said.get(name, getattr(config, name, None))) for name in names})
+
+
+def _ids(said: Any) -> list[int] | int | None:
+    """One id or several; not the -1 that some configurations write for "none" and no library saves."""
+    ids = [i for i in (said if isinstance(said, list) else [said]) if isinstance(i, int) and i >= 0]
+    return ids if isinstance(said, list) and ids else ids[0] if ids else None
 
 
 def _report(model: PreTrainedModel, family: Family) -> dict[str, Any]:
