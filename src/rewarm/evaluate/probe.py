@@ -19,6 +19,7 @@ from rewarm.evaluate.measure import Measurement
 from rewarm.evaluate.protocol import max_bytes
 from rewarm.evaluate.recipe import EvaluateRecipe
 from rewarm.model.files import find_folder
+from rewarm.model.release import release_memory
 from rewarm.model.score import Scorer
 from rewarm.progress import Reporter
 
@@ -84,4 +85,5 @@ class Probe:
                 }
             else:
                 found[name] = {"bits_per_byte": bits_per_byte(scores), "documents": int(scores.usable.sum())}
+        release_memory()  # scoring threads have heaps of their own, which the training cannot use
         return found
