@@ -181,7 +181,8 @@ class Way:
     def of(cls, house: House) -> Way:
         base, done = rooms.base_stage(house), rooms.corpus_stage(house)
         corpus = open_corpus(done.folder)
-        return cls(house, base, done, corpus, *rooms.vocab_stage(house, base, done, corpus))
+        vocab_done, start = rooms.vocab_stage(house, base, done, corpus)
+        return cls(house, base, done, corpus, vocab_done, rooms.rope_stage(house, start))
 
     def rows(self) -> tuple[Done, Done, Feed]:
         tokens, rows = rooms.rows_stage(self.house, self.start, self.corpus_done, self.corpus)
@@ -383,10 +384,13 @@ EXTENDED = ("vocab.extend=true",)
 TWO = (*EXTENDED, "corpus.sources[1].languages=[fr]")
 GUARDED = (*EXTENDED, "vocab.tau=1.0", "vocab.max_changed_lines=1.0", "corpus.sources[2].paths=[big.txt]", "vocab.size=200")
 TEXT = ("evaluate.texts=[{name: more, path: more.jsonl, role: old}]",)
+LONGER = ("model.rope={context: 4096, type: yarn}",)
 CASES: dict[str, Case] = {
     "name": Case(card, "other"),
     "model.base": Case(base, "base2"),
     "model.gguf": Case(base, "old.txt", given=("model={base: base}",), refusal="not a whole GGUF file"),
+    "model.rope.context": Case(trained, "8192", given=LONGER),
+    "model.rope.type": Case(trained, "linear", given=LONGER),
     "corpus.sources[].name": Case(corpus, "viet"),
     "corpus.sources[].paths": Case(corpus, "[new.jsonl, more.jsonl]"),
     "corpus.sources[].format": Case(corpus, "txt"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -173,6 +173,28 @@ def vocab_stage(house: House, base: ModelAt, corpus_done: Done, corpus: Corpus) 
         return done, base
     first, true = done.facts["first_new_id"], done.facts["true_vocab"]
     return done, ModelAt(done.folder / "model", done.fingerprint, (first, true), true)
+
+
+def check_rope(house: House, base: ModelAt) -> None:
+    """Stops before the corpus is read if this base cannot have the context that `model.rope` asks for."""
+    if house.recipe.model.rope is not None:
+        from rewarm.model.rope import check_rope as work
+
+        work(base.folder, house.recipe.model.rope)
+
+
+def rope_stage(house: House, start: ModelAt) -> ModelAt:
+    """The model that training starts from, with the positions of `model.rope`; as it is without one."""
+    rope = house.recipe.model.rope
+    if rope is None:
+        return start
+    from rewarm.model.rope import write_longer
+
+    done = house.run.stage(
+        "rope", rope.model_dump(), {"model": start.fingerprint},
+        lambda out: write_longer(start.folder, rope, out / "model"), label="longer context",
+    )  # fmt: skip
+    return replace(start, folder=done.folder / "model", fingerprint=done.fingerprint)
 
 
 def rows_stage(house: House, start: ModelAt, corpus_done: Done, corpus: Corpus) -> tuple[Done, Done]:

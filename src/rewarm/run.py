@@ -45,6 +45,7 @@ def _stages(house: House, console: Console, until: str | None, notes: tuple[str,
     if until != "vocab":
         rooms.device_of(house.recipe)
     base = rooms.base_stage(house)
+    rooms.check_rope(house, base)
     if not rooms.little_text(house):  # else the corpus takes seconds, and that the text is too little should be said first
         check_guard(house.recipe)
     corpus_done = rooms.corpus_stage(house)
@@ -55,6 +56,7 @@ def _stages(house: House, console: Console, until: str | None, notes: tuple[str,
     if until == "vocab":
         _ended(console, "model with the extended tokenizer", start.folder)
         return None
+    start = rooms.rope_stage(house, start)
     tokens_done, rows_done = rooms.rows_stage(house, start, corpus_done, corpus)
     feed = rooms.feed(house, tokens_done, rows_done, corpus)
     console.say(f"replay: {100 * feed.replay:.0f} % of the tokens ({feed.why})")
