@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
 from rewarm.vocab.base import Base, encode_ids
+from rewarm.vocab.coverage import joined
 from rewarm.vocab.extension import Extension
 from rewarm.vocab.gate import allowed_changes, allowed_share
 from rewarm.vocab.kinds import Kind
@@ -81,6 +82,10 @@ def choose(
         reasons += [reason] if reason else []
     merges = merges.cut(size)
     fewest = float(merges.count.min(initial=np.iinfo(np.int64).max)) / problem.unit
+    if problem.insist:
+        more = problem.insist(base, kind.spec(base, build(merges)), merges)
+        merges = joined(merges, more)
+        reasons.append(f"{more.new:,} more for {len(cfg.words):,} words of vocab.words")
     return Choice(build(merges), merges.new, fewest, merges.banned, problem.weights, curve, advice, tuple(reasons), uses, measured)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from rewarm.signals import check_stop
 from rewarm.vocab.base import Base, encode_ids, open_base
@@ -173,15 +174,20 @@ def split_words(counts: Counts, base: Base) -> Split:
     table = cache.read("split") if cache else None
     if table is not None:
         return Split(table["flat"], table["lengths"], cache)
-    flats, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
-    for start in range(0, len(counts.words), 50_000):
-        ids = encode_ids(base.bare, counts.words[start : start + 50_000])
-        lengths.append(np.fromiter(map(len, ids), dtype=np.int32, count=len(ids)))
-        flats.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
-    split = Split(np.concatenate(flats), np.concatenate(lengths), cache)
+    split = replace(split_by(counts.words, base.bare), cache=cache)
     if cache:
         cache.write("split", {"flat": split.flat, "lengths": split.lengths})
     return split
+
+
+def split_by(words: list[str], bare: Tokenizer) -> Split:
+    """These words as a tokenizer of nothing but a model cuts them."""
+    flats, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
+    for start in range(0, len(words), 50_000):
+        ids = encode_ids(bare, words[start : start + 50_000])
+        lengths.append(np.fromiter(map(len, ids), dtype=np.int32, count=len(ids)))
+        flats.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
+    return Split(np.concatenate(flats), np.concatenate(lengths))
 
 
 def tokens_of(counts: Counts, split: Split) -> NDArray[np.int64]:

@@ -88,7 +88,7 @@ class Merges:
         return Merges(self.left[:m], self.right[:m], self.id[:m], self.count[:m], self.saved[:m], self.first_id, refused)
 
 
-class _Log:
+class MergeLog:
     """Collects merges; shared by the reference and the fast loop so that they differ in nothing but the search."""
 
     def __init__(self, grammar: Grammar, width: int) -> None:
@@ -178,7 +178,7 @@ def continue_merges_reference(
     A pair that is a merge already (it can arise when a merge leads to an old token) is joined at once, as the encoder would. With
     `every_split`, the guard counts all pairs that the merge would join. fair: see there; else all target text is one.
     """
-    log = _Log(grammar, words.watch.shape[1])
+    log = MergeLog(grammar, words.watch.shape[1])
     ends = np.cumsum(words.lengths)
     texts = [words.flat[e - n : e].tolist() for e, n in zip(ends, words.lengths)]
     lanes = range(len(fair.guards) if fair else 1)
@@ -243,7 +243,7 @@ def continue_merges(
 
     min_count: least weighted count of a pair. Fewer than k come back if no admissible pair is left.
     """
-    log = _Log(grammar, words.watch.shape[1])
+    log = MergeLog(grammar, words.watch.shape[1])
     line = Line(words)
     texts = [(fair.counts[:, i], g) for i, g in enumerate(fair.guards)] if fair else [(words.target, guard)]
     lanes = [_Lane(line, log.known, np.ascontiguousarray(weight), guard, min_count) for weight, guard in texts]

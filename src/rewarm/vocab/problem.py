@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from rewarm.vocab.balance import fairness, language_weights
-from rewarm.vocab.base import Base
+from rewarm.vocab.base import Base, bare_model, encode_ids
 from rewarm.vocab.cache import Cache
-from rewarm.vocab.count import Counts, split_words, tokens_of, words_to_merge
+from rewarm.vocab.count import Counts, split_by, split_words, tokens_of, words_to_merge
 from rewarm.vocab.coverage import as_merges, joined
 from rewarm.vocab.merge import Fair, Grammar, Merges, continue_merges
 from rewarm.vocab.names import guarded, old_runs
 from rewarm.vocab.pairs import Words
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import Guard, Refusal
+from rewarm.vocab.words import chain_words, forms_of, grammar_after
 
 PROTECTED = "protected"
 _COLUMNS = ("left", "right", "id", "count", "saved")
@@ -50,6 +51,8 @@ class Problem:
     weights: dict[str, int]
     fair: Callable[[float | str], Fair] | None = None
     """For `parity`: by tau, what decides which language each merge is for."""
+    insist: Callable[[Base, dict[str, Any], Merges], Merges] | None = None
+    """For `vocab.words`: base, tokenizer.json with these merges, the merges -> those that make the words."""
     cache: Cache | None = None
     """Where merges are kept; it stands for all of the above."""
     head: Merges | None = None
@@ -113,6 +116,7 @@ def pose(
     refusal = base.refusal(cfg.rules)
     if protect and cfg.name_guard != "off":
         refusal = guarded(refusal, functools.cache(functools.partial(_old_runs, counts, base, targets, cfg.name_guard)))
+    target_bytes = sum(weights[t] * counts.bytes_of(t) for t in targets)
     protected_bytes = counts.bytes_of(PROTECTED) if protect else 0
     words = words_to_merge(counts, split, weights, protect, watch)
     left = dict(zip(counts.groups, tokens.tolist()))
@@ -121,12 +125,21 @@ def pose(
         texts = counts.weight[split.lengths > 1], left
         return fairness(counts, *texts, languages, len(watch) - len(languages), tau, protected_bytes)
 
+    def insist(plain: Base, spec: dict[str, Any], merges: Merges) -> Merges:
+        bare = bare_model(spec)
+        cut = words_to_merge(counts, split_by(counts.words, bare), weights, protect, watch)
+        pieces = {i: plain.surface_of(piece) for piece, i in bare.get_vocab().items()}
+        forms = forms_of(cfg.words, plain, counts, targets)
+        guard = Guard.of(cfg.tau, target_bytes, protected_bytes)
+        now = grammar_after(grammar, merges, pieces.get)
+        return chain_words(cut, now, encode_ids(bare, forms), refusal, guard)
+
     settings = [weights, protect, watch, grammar.first_id, cfg.name_guard, cfg.rules.model_dump()]
     return Problem(
         words=words,
         grammar=grammar,
         refusal=refusal,
-        target_bytes=sum(weights[t] * counts.bytes_of(t) for t in targets),
+        target_bytes=target_bytes,
         protected_bytes=protected_bytes,
         unit=max(weights.values()),
         languages={name: (i, counts.bytes_of(group), total[group]) for i, (name, group) in enumerate(held.items())},
@@ -134,6 +147,7 @@ def pose(
         weighted_tokens=sum(weights[t] * total[t] for t in targets),
         weights={name: weights[f"target:{name}"] for name in languages},
         fair=fair if parallel else None,
+        insist=insist if cfg.words else None,
         cache=split.cache.with_more("merges", base.kind, json.dumps(settings)) if split.cache else None,
         head=head,
     )

@@ -58,6 +58,9 @@ class VocabRecipe(Section):
     than 200 characters counts as its sentences, so that the share does not depend on how text is cut into paragraphs."""
     rules: Rules = Rules()
     """What a new token may look like."""
+    words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Words that become one token each, however rare, on top of `size`. Their parts are joined two at a time, so tokens on the way come
+    with them. Each is made as it stands in the target text: at a text's beginning, after a blank, or both."""
     min_uses: PositiveInt | Literal["auto"] = "auto"
     """Least expected uses of a new token in the planned training (without a plan: in the counted text); the rarer tail is cut.
     `auto`: one in 100,000 planned tokens, at least 2, at most 200; a size that is given in numbers is then not cut."""

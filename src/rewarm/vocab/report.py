@@ -52,7 +52,7 @@ class Curve:
 
     def table(self, chosen: int) -> list[dict[str, Any]]:
         """Points at 250, 500, 1,000 ... tokens, at the chosen size and at the end."""
-        points = {0, chosen, self.sizes} | {250 << i for i in range(12) if 250 << i < self.sizes}
+        points = {0, min(chosen, self.sizes), self.sizes} | {250 << i for i in range(12) if 250 << i < self.sizes}
         return [
             {
                 "new_tokens": k,

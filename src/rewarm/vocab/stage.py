@@ -24,6 +24,7 @@ from rewarm.progress import Reporter, Silent
 from rewarm.signals import check_stop
 from rewarm.vocab.balance import parallel_lines
 from rewarm.vocab.base import Base, bare_model, encode_ids, open_base, spec_file
+from rewarm.vocab.bpe import BpeBase
 from rewarm.vocab.cache import FOLDER
 from rewarm.vocab.choose import Choice
 from rewarm.vocab.count import Counts, kept_counts
@@ -122,6 +123,9 @@ def survey(
 
     cache: folder for counts and merges, which runs with other settings use again.
     """
+    for field, set_ in (("words", cfg.words), ("balance: parity", cfg.balance == "parity")):
+        if set_ and not isinstance(base, BpeBase):
+            raise UserError(f"{base.kind} has no merges, which `{field}` needs", where="vocab", fix=f"do without vocab.{field}")
     texts = _sample(cfg, targets, protect, reporter)
     counts = _counts(cfg, base, texts, cache, reporter)
     check_stop()
