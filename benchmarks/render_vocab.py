@@ -24,6 +24,8 @@ How to read it:
   part of the protected text that rewarm sets aside and never counts (`protected`). Less is better; a model has to learn these anew.
 - **tokens**: how many more or fewer tokens the three English texts need. An extension that cuts old text otherwise can need more.
 - **unreachable**: new tokens that do not come out when their own text goes in: rows that no training will ever touch.
+- On SentencePiece bases `bpe_continue` and `fresh_bpe` have no words to stay within: without a pre-tokenizer they join across blanks, which
+  shortens all text, English first. rewarm keeps to one word there as well.
 - **seconds**: the whole command. rewarm's holds the gate over all 1,112,064 code points, 20,000 fuzzed strings, all held-out text, and the
   model's rows; in brackets, until its tokenizer is written, which is what the others do. CPU seconds and memory are of the process and all
   its workers.

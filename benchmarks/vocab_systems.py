@@ -213,7 +213,13 @@ def main() -> None:
         if job["system"] == "rewarm":
             raise
         made = {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
-    print(json.dumps({**made, "own_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print(json.dumps({**made, "own_peak": own_peak()}))
+
+
+def own_peak() -> int:
+    """Most bytes that this process held; `ru_maxrss` will not do, it begins with what the parent held when it started this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":
