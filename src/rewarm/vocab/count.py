@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,17 +52,18 @@ class Counts:
         return int(self.bytes[self.groups.index(group)])
 
 
-def kept_counts(texts: dict[str, tuple[list[str], int | None]], base: Base, spec_hash: str, folder: Path | None) -> Counts:
+def kept_counts(
+    texts: dict[str, tuple[list[str], int | None]], base: Base, spec_hash: str, folder: Path, before: Callable[[], None] = lambda: None
+) -> Counts:
     """What `count` gives, taken from the cache in this folder if the same texts were counted before.
 
-    spec_hash: stands for the base's tokenizer. folder: None keeps nothing.
+    spec_hash: stands for the base's tokenizer. before: called only if there is something to count.
     """
-    if folder is None:
-        return count(texts, base)
     cache = Cache(folder, key_of(_parts(texts, spec_hash)))
     table = cache.read("counts")
     if table is not None:
         return Counts(array_to_texts(table["words"]), table["weight"], table["bytes"], tuple(array_to_texts(table["groups"])), cache)
+    before()
     counts = replace(count(texts, base), cache=cache)
     words, groups = texts_to_array(counts.words), texts_to_array(counts.groups)
     cache.write("counts", {"words": words, "groups": groups, "weight": counts.weight, "bytes": counts.bytes})

@@ -18,6 +18,7 @@ from rewarm.vocab.base import Base, bare_model, encode_ids
 from rewarm.vocab.cache import Cache
 from rewarm.vocab.count import Counts, split_by, split_words, tokens_of, words_to_merge
 from rewarm.vocab.coverage import as_merges, joined
+from rewarm.vocab.inputs import must_be_joinable
 from rewarm.vocab.merge import Fair, Grammar, Merges, continue_merges
 from rewarm.vocab.names import guarded, old_runs
 from rewarm.vocab.pairs import Words
@@ -107,6 +108,7 @@ def pose(
     watch = [*held.values(), *targets, *parallel]
     weights = language_weights(counts, targets, cfg.balance)
     split = split_words(counts, base)
+    must_be_joinable(counts, split, languages, base)
     tokens = tokens_of(counts, split)
     head = as_merges(counts, characters, base.next_id - len(characters), weights, list(counts.groups)) if characters else None
     total = dict(zip(counts.groups, (tokens + head.saved.sum(axis=0) if head else tokens).tolist()))

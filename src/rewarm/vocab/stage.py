@@ -8,7 +8,6 @@ whoever finds it finds all of it.
 from __future__ import annotations
 
 import shutil
-import unicodedata
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,9 @@ from rewarm.vocab.gate import Finding, check_tokenizer, same_again
 from rewarm.vocab.gate_bits import check_bits
 from rewarm.vocab.gate_rows import check_model
 from rewarm.vocab.initialise import plan_start
+from rewarm.vocab.inputs import decomposed, old_words, shared_lines
 from rewarm.vocab.kinds import Kind, kind_named
+from rewarm.vocab.memory import check_memory, free_memory
 from rewarm.vocab.problem import PROTECTED
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.report import fertility
@@ -45,7 +46,6 @@ FORMAT = 1
 LEAST_PROTECTED = 1_000_000
 ENOUGH_PROTECTED = 20_000_000
 HELD_SHARE, HELD_BYTES = 0.05, 2_000_000
-NFD_SHARE = 0.01
 
 
 def extend(
@@ -127,8 +127,13 @@ def survey(
         if set_ and not isinstance(base, BpeBase):
             raise UserError(f"{base.kind} has no merges, which `{field}` needs", where="vocab", fix=f"do without vocab.{field}")
     texts = _sample(cfg, targets, protect, reporter)
+    for name in sorted(targets):
+        if warning := decomposed(name, texts[f"target:{name}"].counted, base):
+            reporter.warn(warning)
     counts = _counts(cfg, base, texts, cache, reporter)
     check_stop()
+    for warning in old_words(counts, sorted(targets), PROTECTED) if PROTECTED in texts else ():
+        reporter.warn(warning)
     tuning = compared_lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
     choice = kind_named(base.kind).extend(base, counts, sorted(targets), cfg, planned_tokens, tuning)
     for reason in choice.reasons:
@@ -140,7 +145,7 @@ def _settings(
     cfg: VocabRecipe, base: Base, targets: dict[str, list[Path]], protect: list[Path], heldout: dict[str, Path], planned: int | None
 ) -> dict[str, Any]:
     """What decides the result: a finished folder made of something else is not taken for this one."""
-    recipe = cfg.model_dump() | {"parallel": {k: Path(v).name for k, v in sorted(cfg.parallel.items())}}
+    recipe = cfg.model_dump(mode="json") | {"parallel": {k: Path(v).name for k, v in sorted(cfg.parallel.items())}}
     return {
         "format": FORMAT, "recipe": recipe, "base": _spec_hash(base), "planned_tokens": planned,
         "targets": {k: sorted(Path(p).name for p in v) for k, v in sorted(targets.items())},
@@ -172,7 +177,6 @@ def _sample(cfg: VocabRecipe, targets: dict[str, list[Path]], protect: list[Path
         if not any(line.strip() for line in lines_of(sample.counted)):
             raise UserError(f"no text for `{language}`", where="vocab.targets", fix="give files that hold text, or a source with role: new")
         out[f"target:{language}"] = sample
-        _warn_decomposed(language, sample, reporter)
     if not out:
         raise UserError("no target text", where="vocab", fix="give at least one text in the new language: a source with role: new")
     if cfg.tau != "off":
@@ -198,19 +202,6 @@ def _protected_sample(cfg: VocabRecipe, protect: list[Path], limit: int, reporte
             "with 20 MB and more, fewer lines of old text change"
         )
     return sample
-
-
-def _warn_decomposed(language: str, sample: Sample, reporter: Reporter) -> None:
-    lines = odd = 0
-    for line in lines_of(sample.counted):
-        lines += 1
-        odd += not unicodedata.is_normalized("NFC", line)
-    share = odd / max(1, lines)
-    if share > NFD_SHARE:
-        reporter.warn(
-            f"{100 * share:.1f} % of the lines of `{language}` are not NFC (letters and marks apart): their words are counted apart from "
-            "the composed ones, and text written so gains little; normalise it (corpus.normalise.unicode: NFC)"
-        )
 
 
 def _refuse_shared(texts: dict[str, Sample]) -> None:
@@ -242,8 +233,16 @@ def _counts(cfg: VocabRecipe, base: Base, texts: dict[str, Sample], cache: Path,
         languages = [name.partition(":")[2] for name in texts if name != PROTECTED]
         lines = parallel_lines({name: Path(file) for name, file in cfg.parallel.items()}, languages)
         groups |= {f"parallel:{name}": (some, None) for name, some in lines.items()}
+
+    def before() -> None:
+        reporter.say(f"  {check_memory({name: sample.counted for name, sample in texts.items()}, base, free_memory())}")
+        if PROTECTED in texts:
+            targets = {name.partition(":")[2]: sample.counted for name, sample in texts.items() if name != PROTECTED}
+            for warning in shared_lines(targets, texts[PROTECTED].counted):
+                reporter.warn(warning)
+
     with reporter.bar("counting words", None, "bytes") as bar:
-        counts = kept_counts(groups, base, _spec_hash(base), cache)
+        counts = kept_counts(groups, base, _spec_hash(base), cache, before)
         bar.advance(float(counts.bytes.sum()))
     return counts
 

@@ -86,8 +86,8 @@ def cut_pieces(document: str) -> Iterator[str]:
         start = end
 
 
-def _hash(text: str, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass"), seed & 0xFFFFFFFFFFFFFFFF)
+def _hash(raw: bytes, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(raw, seed & 0xFFFFFFFFFFFFFFFF)
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,16 @@ def sample_pieces(files: Iterable[Path], limit_bytes: int, tuning: float, test: 
     for path in files:
         for document in read_documents(path):
             for piece in cut_pieces(document):
-                n = len(piece.encode(errors="surrogatepass"))
+                raw = piece.encode(errors="surrogatepass")
+                n = len(raw)
                 total += n
                 size += n
-                heapq.heappush(kept, (-_hash(piece, seed), piece, n))
+                heapq.heappush(kept, (-_hash(raw, seed), piece, n))
                 while size - kept[0][2] >= limit_bytes:
                     size -= heapq.heappop(kept)[2]
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
     for _, piece, _ in sorted(kept, key=lambda item: (-item[0], item[1])):
-        share = _hash(piece, seed + 1) / 2.0**64
+        share = _hash(piece.encode(errors="surrogatepass"), seed + 1) / 2.0**64
         parts[1 if share < tuning else 2 if share < tuning + test else 0].append(piece)
     return Sample(*parts, total_bytes=total)
 
