@@ -67,7 +67,19 @@ def test_the_wheel_holds_every_data_file(built):
 
 def test_the_source_archive_holds_what_building_and_testing_need(built):
     top = {name.partition("/")[0] for name in built.sdist}
-    assert {"src", "tests", "docs", "recipes", "benchmarks", "examples", "README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"} <= top
+    assert {
+        "src",
+        "tests",
+        "docs",
+        "recipes",
+        "benchmarks",
+        "examples",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+    } <= top
     assert top <= {"src", "tests", "docs", "recipes", "benchmarks", "examples"} | {n for n in top if (ROOT / n).is_file()} | {"PKG-INFO"}
     assert not [name for name in built.sdist if "__pycache__" in name or name.endswith((".safetensors", ".gguf", ".parquet", ".whl"))]
     assert sum(built.sdist.values()) < 5_000_000
