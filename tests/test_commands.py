@@ -231,7 +231,8 @@ def test_plan_says_what_will_be_done_and_writes_nothing(place):
         "Base: base, ",
         "Replay: 25 % of the tokens",
         "Steps: 512 tokens (8 rows) each; 20, 10,240 tokens in all",
-        "Rate: step 0 0.001",
+        "Rate: warm-up from step 0 at 0.001, decay from step 1 at 0.001, step 19 at 0.00011",
+        " 0.0005 ",
     ):
         assert part in said, said
     assert "Nothing was trained or written." in said and sorted(place.rglob("*")) == before

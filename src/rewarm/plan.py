@@ -24,7 +24,11 @@ from rewarm.recipe import Loaded, Recipe
 from rewarm.rooms import checked_base, device_of, length_is_set
 from rewarm.tokens.enough import check_enough
 from rewarm.tokens.positions import check_row_tokens
-from rewarm.train.schedule import auto_lr, lr_factor, warmup_steps
+from rewarm.train.schedule import auto_lr, lr_factor, phases
+
+CURVE_POINTS = 60
+ANY_STEPS = 1_000
+"""What a schedule is drawn with where the number of steps is not known: phases are shares of a run, so the shape is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,10 @@ class Plan:
     measured: Measured | None
     forecast: Forecast | None
     notes: list[str] = field(default_factory=list)
-    schedule: list[tuple[int, float]] = field(default_factory=list)
+    schedule: list[tuple[str, int, float]] = field(default_factory=list)
+    """(phase, first step, rate there), then (`last`, last step, rate there); empty where the number of steps is not known."""
+    curve: list[float] = field(default_factory=list)
+    """The rate at equal distances from the first step to the last."""
 
 
 def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> Plan:
@@ -97,9 +104,11 @@ def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> P
         shorter = "" if length_is_set(recipe) else ", so the run will be shorter than this"
         notes.append(f"tokens are the base's; the extended tokenizer will need fewer for the new text{shorter}")
     steps = size.steps or 0
-    marks = sorted({0, warmup_steps(recipe.train, steps), steps // 4, steps // 2, 3 * steps // 4, steps - 1}) if steps else []
-    schedule = [(s, lr * lr_factor(s, recipe.train, steps)) for s in marks if 0 <= s < steps]
-    return Plan(base, sources, replay, why, size, float(lr), device, longer, timed, ahead, notes, schedule)
+    marks = [(name, first) for name, first, _ in phases(recipe.train, steps)] + [("last", steps - 1)] if steps else []
+    schedule = [(name, step, lr * lr_factor(step, recipe.train, steps)) for name, step in marks]
+    drawn = steps or ANY_STEPS
+    curve = [lr * lr_factor(x * (drawn - 1) // (CURVE_POINTS - 1), recipe.train, drawn) for x in range(CURVE_POINTS)]
+    return Plan(base, sources, replay, why, size, float(lr), device, longer, timed, ahead, notes, schedule, curve)
 
 
 def _folder(loaded: Loaded, scratch: Path, console: Console) -> tuple[Path, float]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from rewarm.chart import chart
 from rewarm.console import Console, duration, quantity
 from rewarm.plan import Plan
+
+
+def can_show_blocks(console: Console) -> bool:
+    """Whether the place that is printed to takes characters beyond ASCII."""
+    return console.out.encoding.startswith("utf")
 
 
 def _show_measured(plan: Plan, console: Console) -> None:
@@ -56,9 +62,14 @@ def show_plan(plan: Plan, console: Console) -> None:
             if there and share:
                 console.say(f"  {role} text is read {size.planned_tokens * share / there:.2f} times")
     if plan.schedule:
-        console.say("Rate: " + ", ".join(f"step {s:,} {rate:.2g}" for s, rate in plan.schedule))
+        *starts, (_, last, end) = plan.schedule
+        parts = [f"{name} from step {first:,} at {rate:.2g}" for name, first, rate in starts]
+        console.say("Rate: " + ", ".join([*parts, f"step {last:,} at {end:.2g}"]))
     else:
         console.say(f"Rate: peak {plan.lr:g}")
+    ends = ("step 0", f"step {plan.schedule[-1][1]:,}" if plan.schedule else "last step")
+    for line in chart(plan.curve, ends, blocks=can_show_blocks(console)):
+        console.say(line)
     _show_measured(plan, console)
     for note in plan.notes:
         console.warn(note)

@@ -24,7 +24,7 @@ from rewarm.train.engine import Engine, Record
 from rewarm.train.journal import Interval, Journal, shown
 from rewarm.train.metrics import Meter, peak_memory_gib
 from rewarm.train.recipe import TrainRecipe
-from rewarm.train.schedule import lr_factor
+from rewarm.train.schedule import lr_factor, pre_anneal_step
 
 Probes = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
 BAD_IN_A_ROW = 3
@@ -87,11 +87,12 @@ class Loop:
         probes: Probes | None,
         journal: Journal,
         save: Callable[[], Path | None],
+        keep: Callable[[], Path],
         reporter: Reporter,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.cfg, self.course, self.engine, self.context, self.progress = cfg, course, engine, context, progress
-        self.names, self.probes, self.journal, self.save, self.reporter = list(names), probes, journal, save, reporter
+        self.names, self.probes, self.journal, self.save, self.keep, self.reporter = list(names), probes, journal, save, keep, reporter
         self.meter = Meter(clock)
         self._clock = clock
         self._pending: deque[Record] = deque()
@@ -107,6 +108,7 @@ class Loop:
         """
         progress, steps = self.progress, self.course.steps
         self._probe_if_due()
+        self._keep_if_due()
         self.meter.start()
         with self.reporter.bar("train", float(steps), "steps") as bar:
             bar.advance(progress.step)
@@ -128,11 +130,12 @@ class Loop:
         signal = signals.stop_requested()
         hours = self.cfg.max_hours
         over = hours is not None and self._clock() - started > hours * 3600
-        if self._is_probe_step() or due or signal or over or progress.step == self.course.steps:
+        if self._is_probe_step() or self._is_pre_anneal() or due or signal or over or progress.step == self.course.steps:
             self._read(0, bar)
         if signal:
             self._stop(Stopped(f"stopped by {signal} after step {progress.step} of {self.course.steps}"))
         self._probe_if_due()
+        self._keep_if_due()
         if progress.step == self.course.steps:
             return  # the final model comes next
         if over:
@@ -157,6 +160,17 @@ class Loop:
         kept = "a checkpoint is written" if folder else "no checkpoint could be written"
         self.journal.event("stopped", step=self.progress.step, reason=str(reason))
         raise type(reason)(f"{reason}; {kept}, the same command goes on from here") from None
+
+    def _is_pre_anneal(self) -> bool:
+        return self.progress.step == pre_anneal_step(self.cfg, self.course.steps)
+
+    def _keep_if_due(self) -> None:
+        """The weights before the anneal; again where a restart begins at this very step, as a kill may have come before they were kept."""
+        if self._is_pre_anneal():
+            with self.meter.apart():
+                start = self._clock()
+                folder = self.keep()
+                self.journal.event("pre_anneal", step=self.progress.step, seconds=round(self._clock() - start, 3), folder=folder.name)
 
     def _is_probe_step(self) -> bool:
         every, step = self.course.probe_every, self.progress.step

@@ -10,6 +10,18 @@ from rewarm.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Schedule = Literal["cosine", "infinite", "wsd", "linear", "constant", "none"]
+SCHEDULE_FIELDS: dict[Schedule, tuple[str, ...]] = {
+    "cosine": ("warmup_share", "min_ratio"),
+    "infinite": ("warmup_share", "min_ratio", "plateau_ratio", "cooldown_share", "anneal_share"),
+    "wsd": ("warmup_share", "min_ratio", "anneal_share", "anneal"),
+    "linear": ("warmup_share", "min_ratio"),
+    "constant": ("warmup_share",),
+    "none": (),
+}
+"""The fields that have an effect with each schedule; another one that is set is an error."""
+ANNEAL_SHARE = {"infinite": 0.15, "wsd": 0.2}
+"""What `anneal_share: auto` is, for the schedules that have an anneal."""
 
 
 class RateScale(Section):
@@ -49,12 +61,22 @@ class TrainRecipe(Section):
     """AdamW's epsilon, added to the root of the second moment."""
     clip: PositiveFloat = 1.0
     """Largest global norm of the gradient; above it the gradient is scaled down."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after the warm-up: along a cosine or a line to `min_ratio`, or not at all."""
+    schedule: Schedule = "cosine"
+    """How the rate goes after the warm-up. `cosine`, `linear`: down to `min_ratio` at the end. `infinite`: down to `plateau_ratio`, there
+    constant, then annealed to `min_ratio`. `wsd`: constant, then annealed to `min_ratio`. `constant`: `lr` to the end. `none`: `lr` from
+    the first step to the last. `infinite` and `wsd` also keep the weights from before the anneal, for the next domain to start from."""
     warmup_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.01
-    """Share of the steps in which the rate rises from 0 to `lr`; above 0 it is at least one step."""
+    """Share of the steps in which the rate rises from 0 to `lr`; above 0 it is at least one step. All schedules but `none`."""
     min_ratio: Share = 0.1
-    """Rate at the end, as a share of `lr`."""
+    """Rate at the end, as a share of `lr`; 0 is allowed, but for `infinite`. Not for `constant` and `none`."""
+    plateau_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.55
+    """The constant rate of `infinite`, as a share of `lr`."""
+    cooldown_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
+    """Share of the steps in which `infinite` goes down to its constant rate, along a cosine, after the warm-up; at least one step."""
+    anneal_share: Literal["auto"] | Annotated[float, Field(gt=0.0, lt=1.0)] = "auto"
+    """Share of the steps, the last ones, in which `infinite` or `wsd` goes down to `min_ratio`; at least one step. `auto`: 0.15 and 0.2."""
+    anneal: Literal["1-sqrt", "linear"] = "1-sqrt"
+    """How `wsd` goes down: `1-sqrt` falls fast at first and slowly at the end. (`infinite` goes down by an equal factor each step.)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. `auto`: a CUDA GPU if there is one."""
     precision: Literal["auto", "fp32", "mixed"] = "auto"
@@ -82,4 +104,29 @@ class TrainRecipe(Section):
     def _one_length(self) -> Self:
         if self.max_minutes is not None and self.tokens != "auto":
             raise ValueError("tokens and max_minutes both set the length: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _no_field_without_effect(self) -> Self:
+        every = [name for name in type(self).model_fields if any(name in names for names in SCHEDULE_FIELDS.values())]
+        for name in every:
+            if name in self.model_fields_set and name not in SCHEDULE_FIELDS[self.schedule]:
+                where = ", ".join(schedule for schedule, names in SCHEDULE_FIELDS.items() if name in names)
+                raise ValueError(f"{name} has no effect with schedule: {self.schedule}; leave it out, or take one that has it ({where})")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if self.schedule not in ANNEAL_SHARE:
+            return self
+        cooldown = self.cooldown_share if self.schedule == "infinite" else 0.0
+        anneal = ANNEAL_SHARE[self.schedule] if self.anneal_share == "auto" else self.anneal_share
+        if self.warmup_share + cooldown + anneal > 1.0 + 1e-9:
+            parts = f"warmup_share {self.warmup_share:g}" + (f", cooldown_share {cooldown:g}" if cooldown else "")
+            raise ValueError(f"{parts} and anneal_share {anneal:g} are more than the whole run: lower one of them")
+        if self.schedule == "infinite" and not 0.0 < self.min_ratio <= self.plateau_ratio:
+            raise ValueError(
+                f"min_ratio {self.min_ratio:g} must be above 0 and at most plateau_ratio {self.plateau_ratio:g}: "
+                "the anneal of infinite goes from one to the other by an equal factor each step"
+            )
         return self

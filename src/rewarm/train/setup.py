@@ -24,7 +24,7 @@ from rewarm.train.engine import Engine, Kernels
 from rewarm.train.metrics import arithmetic_of, matmul_rate
 from rewarm.train.optim import build_optimizer, parameters_by_kind
 from rewarm.train.plan import micro_rows_at_most
-from rewarm.train.recipe import TrainRecipe
+from rewarm.train.recipe import SCHEDULE_FIELDS, TrainRecipe
 from rewarm.train.schedule import auto_lr
 
 
@@ -63,8 +63,7 @@ class Setup:
             "eps": cfg.eps,
             "clip": cfg.clip,
             "schedule": cfg.schedule,
-            "warmup_share": cfg.warmup_share,
-            "min_ratio": cfg.min_ratio,
+            **{name: getattr(cfg, name) for name in SCHEDULE_FIELDS[cfg.schedule]},
             "precision": self.engine.kernels.precision.mode,
             "seed": cfg.seed,
             "methods": [method.name for method in self.engine.stack.methods],

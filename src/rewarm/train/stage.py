@@ -2,7 +2,8 @@
 
 Load and gates, what was done before, a probe, the plan (made once), the loop, the final model. Writes to `out`: `plan.json` (the length and
 every choice, kept on resume), `kernels.json`, `metrics.jsonl`, `events.jsonl`, `checkpoints/` while it trains, `model/` (a Hugging Face
-folder, fp32) and `result.json` last; then the checkpoints go, as nothing needs the moments any more.
+folder, fp32) and `result.json` last; then the checkpoints go, as nothing needs the moments any more. Only `checkpoints/pre-anneal/`, which
+a schedule with an anneal leaves, stays: a Hugging Face folder too, for the next domain to start from.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from rewarm.train.journal import Journal
 from rewarm.train.loop import Course, Loop, Probes, Progress
 from rewarm.train.metrics import peak_memory_gib, peak_rate
 from rewarm.train.plan import Timing, probe_interval, steps_for_minutes
-from rewarm.train.recipe import TrainRecipe
-from rewarm.train.schedule import lr_factor, warmup_steps
+from rewarm.train.recipe import ANNEAL_SHARE, TrainRecipe
+from rewarm.train.schedule import lr_factor, phases, pre_anneal_step, warmup_steps
 from rewarm.train.setup import RowSource, set_up
 
 SAVE_BYTES_PER_SECOND = 200e6
 """What `max_minutes` expects of the disk when the final model is written: a slow one's rate."""
+PRE_ANNEAL = "pre-anneal"
+"""Folder beside the checkpoints that is never removed: no step of theirs has this name."""
 REHEARSAL_SHARE = 0.04
 """Share of `max_minutes` that may go into timing, beyond the one micro-batch that is always timed."""
 
@@ -147,6 +150,7 @@ class _Run:
             probes=self.probes,
             journal=self.journal,
             save=self._save,
+            keep=self._keep,
             reporter=self.reporter,
         )
 
@@ -163,7 +167,8 @@ class _Run:
         unknown = steps is None or (probed and cfg.probe_every == "auto")
         rehearsed = unknown or (cfg.micro_rows == "auto" and engine.kernels.device.type == "cuda")
         step_seconds = engine.rehearse(context, REHEARSAL_SHARE * 60 * (cfg.max_minutes or 1.0)) if rehearsed else None
-        saving = 4 * sum(p.local.numel() for p in engine.params) / SAVE_BYTES_PER_SECOND
+        models = 2 if cfg.schedule in ANNEAL_SHARE else 1  # the one before the anneal, and the last
+        saving = models * 4 * sum(p.local.numel() for p in engine.params) / SAVE_BYTES_PER_SECOND
         timing = Timing(step_seconds or 0.0, probe_seconds, time.perf_counter() - self.started, saving)
         effective = cfg if probed else cfg.model_copy(update={"probe_every": "off"})
         if steps is None:
@@ -190,15 +195,22 @@ class _Run:
 
     def _say(self, plan: dict[str, Any]) -> None:
         step = plan["seconds"]["step"]
+        parts = ", ".join(f"{past - first:,} steps {name}" for name, first, past in phases(self.cfg, plan["steps"]))
         speed = "" if step is None else f", about {step:.3g} s a step ({plan['step_tokens'] / step:,.0f} tokens/s)"
         self.reporter.say(
             f"{plan['steps']:,} steps of {plan['step_tokens']:,} tokens, {plan['planned_tokens']:,} in all{speed}; rate {plan['lr']:g}, "
-            f"{plan['warmup_steps']} steps of warm-up, then {self.cfg.schedule}"
+            f"schedule {self.cfg.schedule}: {parts}"
         )
 
     def _wall(self) -> float:
         """Seconds of this stage so far, those of processes before this one up to their last checkpoint included."""
         return self._wall_before + time.perf_counter() - self.started
+
+    def _keep(self) -> Path:
+        """Writes the weights as they are before the anneal. Without moments: a run starts with fresh ones."""
+        folder = self.checkpoints.folder / PRE_ANNEAL
+        save_hf(self.engine.loss.hf, self.model_dir, folder, torch.float32)
+        return folder
 
     def _save(self) -> Path | None:
         engine, model = self.engine, self.engine.loss.hf
@@ -241,6 +253,7 @@ class _Run:
         progress, kernels = self.progress, self.engine.kernels
         save_hf(self.engine.loss.hf, self.model_dir, self.out / "model", torch.float32)
         seconds = max(progress.seconds, 1e-9)
+        kept = pre_anneal_step(self.cfg, plan["steps"])
         result = {
             "steps": plan["steps"],
             "step_tokens": plan["step_tokens"],
@@ -257,6 +270,7 @@ class _Run:
             "micro_rows": self.engine.micro_rows,
             "device": kernels.device.type,
             "precision": kernels.precision.mode,
+            "pre_anneal": kept,
             "probes": {"first": progress.first_probe, "last": progress.last_probe},
         }
         minutes = self.cfg.max_minutes
@@ -267,6 +281,12 @@ class _Run:
         self.journal.close()
         write_json(self.out / "result.json", result)
         self.checkpoints.remove_all()
+        if kept is not None:
+            rate = plan["lr"] * (self.cfg.plateau_ratio if self.cfg.schedule == "infinite" else 1.0)
+            self.reporter.say(
+                f"the weights before the anneal (after step {kept:,}) stay in {self.checkpoints.folder / PRE_ANNEAL}: "
+                f"to teach the next domain without warming up again, take them as model.base, with train.lr={rate:.3g} train.warmup_share=0"
+            )
         return result
 
 
