@@ -60,9 +60,10 @@ class Rows:
     def get(self, metric: str, system: str, **case: Any) -> Any:
         return self.index.get((metric, system, frozenset(case.items())))
 
-    def all(self, metric: str, system: str, *keys: str) -> list[float]:
-        """Values of the rows whose case has just these keys."""
-        return [r["value"] for r in self.rows if (r["metric"], r["system"]) == (metric, system) and set(r["case"]) == set(keys)]
+    def all(self, metric: str, system: str, bases: set[str], *keys: str) -> list[float]:
+        """Values of the rows of these bases whose case has just these keys."""
+        found = [r for r in self.rows if (r["metric"], r["system"]) == (metric, system) and set(r["case"]) == set(keys)]
+        return [r["value"] for r in found if r["case"]["base"] in bases]
 
 
 def percent(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -128,7 +129,6 @@ def short(rows: Rows, new: int) -> Iterator[str]:
 
 
 def peers(rows: Rows) -> Iterator[str]:
-    keys = ("base", "language", "new")
     for system, text in (
         ("rewarm", "continues the base's merges, refuses those that English text would use, and checks the result before it is saved"),
         ("bpe_continue", "continues the base's merges as well, but guards nothing: the target text holds English names, words and code, "
@@ -138,18 +138,24 @@ def peers(rows: Rows) -> Iterator[str]:
         ("score0", "puts all new pieces before every old one, so they win wherever their letters stand, in English too"),
         ("add_tokens", "matches the new tokens as fixed strings before the tokenizer runs, inside of words and across the base's own cuts"),
     ):  # fmt: skip
-        changed, lost = rows.all("changed_lines", system, *keys), rows.all("unreachable", system, *keys)
-        tokens = rows.all("token_change", system, *keys)
-        if changed and lost and tokens:
-            gone = rows.all("lost_lines", system, *keys)
-            facts = [
-                f"Changed English paragraphs: {span(changed, percent)}",
-                f"English tokens {span(tokens, lambda v: percent(v, 2, True))}",
-                f"unreachable new tokens: {span(lost, number)}",
-                *([f"paragraphs that no longer come back from their ids: {span(gone, percent)}"] if gone else []),
-            ]
-            yield f"- **{system}** {text}. {'; '.join(facts)}."
+        yield f"- **{system}** {text}."
+        for kind, bases in (("byte-level", BASES.keys() - SENTENCEPIECE), ("SentencePiece", SENTENCEPIECE)):
+            yield from broken(rows, system, kind, bases)
     yield ""
+
+
+def broken(rows: Rows, system: str, kind: str, bases: set[str]) -> Iterator[str]:
+    """One line on what a system does to old text and to its own tokens, over all bases of a kind and all languages."""
+    changed, tokens, lost, gone = (
+        rows.all(metric, system, bases, "base", "language", "new")
+        for metric in ("changed_lines", "token_change", "unreachable", "lost_lines")
+    )
+    if changed:
+        yield (
+            f"  - {kind} bases: changed English paragraphs {span(changed, percent)}; English tokens "
+            f"{span(tokens, lambda v: percent(v, 2, True))}; unreachable new tokens {span(lost, number)}"
+            + (f"; paragraphs that no longer come back from their ids {span(gone, percent)}." if gone else ".")
+        )
 
 
 def joint(rows: Rows) -> Iterator[str]:
@@ -227,7 +233,13 @@ def fresh(rows: Rows) -> Iterator[str]:
     for row in sorted(found, key=lambda r: (LANGUAGES.index(r["case"]["language"]), r["case"]["size"], r["system"])):
         times = [rows.get(m, row["system"], **row["case"]) for m in ("seconds", "cpu_seconds")]
         memory = number(rows.get("peak_memory_gib", row["system"], **row["case"]), 2)
-        cells = [row["case"]["language"], number(row["case"]["size"]), row["system"], number(row["value"], 3), *(number(t) for t in times)]
+        cells = [
+            row["case"]["language"],
+            number(row["case"]["size"]),
+            row["system"],
+            number(row["value"], 3),
+            *(seconds_shown(t) for t in times),
+        ]
         yield f"| {' | '.join(cells)} | {memory} |"
     yield ""
 
