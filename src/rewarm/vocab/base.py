@@ -10,7 +10,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
+from rewarm.vocab.blind import blind_spots
 from rewarm.vocab.kinds import all_kinds, supported
 from rewarm.vocab.recipe import Rules
 from rewarm.vocab.rules import Refusal, refusal_of
@@ -163,7 +164,8 @@ def open_base(folder: Path) -> Base:
         )
     for kind in all_kinds():
         if kind.opens(spec):
-            return kind.open(folder, spec, indent)
+            base = kind.open(folder, spec, indent)
+            return replace(base, findings=(*base.findings, *blind_spots(base)))
     raise UserError(
         f"the tokenizer is {_named(spec)}; supported: {supported()}",
         where=str(file if file.is_file() else folder),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +20,11 @@ NO_PAIR = -1
 """Stands for left and right of a character, which no merge makes."""
 
 
-def character_counts(counts: Counts) -> tuple[list[str], NDArray[np.int64]]:
-    """All characters of the words, in order, and [n, G] how often each stands in each group."""
+def character_counts(counts: Counts, letters: Callable[[str], Iterable[str]] = iter) -> tuple[list[str], NDArray[np.int64]]:
+    """All characters of the words, in order, and [n, G] how often each stands in each group. letters: from a word to its characters."""
     where: dict[str, Counter[int]] = {}
     for i, word in enumerate(counts.words):
-        for character in word:
+        for character in letters(word):
             where.setdefault(character, Counter())[i] += 1
     characters = sorted(where)
     table = np.zeros((len(characters), len(counts.groups)), dtype=np.int64)
@@ -35,14 +35,20 @@ def character_counts(counts: Counts) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def missing_characters(
-    counts: Counts, has: Mapping[str, int], weights: dict[str, int], protect: str | None, refusal: Refusal, guard: Guard
+    counts: Counts,
+    has: Mapping[str, int],
+    weights: dict[str, int],
+    protect: str | None,
+    refusal: Refusal,
+    guard: Guard,
+    letters: Callable[[str], Iterable[str]] = iter,
 ) -> list[str]:
     """Characters to add, the commonest first: those that bring each target group to COVERED.
 
     has: pieces of the base. weights: target group -> whole-number weight. A character that a rule or the guard refuses, or that stands
-    only once, is left to its bytes.
+    only once, is left to its bytes. letters: from a word to its characters as the vocabulary writes them.
     """
-    characters, table = character_counts(counts)
+    characters, table = character_counts(counts, letters)
     column = {group: table[:, i] for i, group in enumerate(counts.groups)}
     none = np.zeros(len(characters), dtype=np.int64)
     target = sum((weight * column[group] for group, weight in weights.items()), start=none)

@@ -15,6 +15,8 @@ class NewToken:
     surface: bytes
     parts: tuple[int, ...]
     """Old ids it is made of; empty for a repaired byte, which the base could not write."""
+    score: float | None = None
+    """For kinds whose pieces have scores (Unigram)."""
 
 
 @dataclass(frozen=True)

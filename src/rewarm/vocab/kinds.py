@@ -65,6 +65,8 @@ KINDS = Registry(
     "tokenizer",
     byte_bpe="rewarm.vocab.byte_bpe:KIND",
     sp_bpe="rewarm.vocab.sp_bpe:KIND",
+    unigram="rewarm.vocab.unigram:KIND",
+    wordpiece="rewarm.vocab.wordpiece:KIND",
 )
 
 

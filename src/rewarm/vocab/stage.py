@@ -123,9 +123,9 @@ def survey(
 
     cache: folder for counts and merges, which runs with other settings use again.
     """
-    for field, set_ in (("words", cfg.words), ("balance: parity", cfg.balance == "parity")):
-        if set_ and not isinstance(base, BpeBase):
-            raise UserError(f"{base.kind} has no merges, which `{field}` needs", where="vocab", fix=f"do without vocab.{field}")
+    if cfg.balance == "parity" and not isinstance(base, BpeBase):
+        fix = "choose `equal`, `proportional` or a weight for each language"
+        raise UserError(f"`parity` follows merges, and a {base.kind} tokenizer has none", where="vocab.balance", fix=fix)
     texts = _sample(cfg, targets, protect, reporter)
     for name in sorted(targets):
         if warning := decomposed(name, texts[f"target:{name}"].counted, base):
