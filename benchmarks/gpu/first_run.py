@@ -55,7 +55,9 @@ def rows_of(system: str, summary: dict) -> list[dict]:
     rows = []
     for name, text in TEXTS.items():
         bits = summary["texts"][name]["bits_per_byte"]
-        for step, key in (("base", "before"), ("extended", "extended"), ("final", "after")):
+        # with alpha 1 nothing was mixed back: the exported model is the unmixed one
+        unmixed = (("unmixed", "after"),) if summary["mixback"] == 1 else ()
+        for step, key in (("base", "before"), ("extended", "extended"), *unmixed, ("final", "after")):
             if bits[key] is not None:
                 case = {"text": text, "tokens": "26M", "step": step}
                 rows.append({"metric": "bits_per_byte", "value": bits[key], "unit": "bits/byte", "system": system, "case": case})
