@@ -427,6 +427,7 @@ CASES: dict[str, Case] = {
     "vocab.rules.max_bytes": Case(vocab, "3", given=EXTENDED),
     "vocab.rules.repeat_cap": Case(vocab, "200", given=EXTENDED),
     "vocab.words": Case(vocab, "[thườngcảngh]", given=EXTENDED),
+    "vocab.special_tokens": Case(vocab, "[<|tool|>]", given=EXTENDED),
     "vocab.min_uses": Case(vocab, "20", given=EXTENDED),
     "vocab.init": Case(vocab, "mean", given=EXTENDED),
     "vocab.init_output": Case(vocab, "mean", given=EXTENDED, refusal="shares its output rows"),

@@ -17,7 +17,7 @@ from rewarm.vocab.bpe import BpeBase, extended_model
 from rewarm.vocab.byte_files import VERSION_LINE, contradictions, has_old_files, spec_of_old_files
 from rewarm.vocab.choose import Choice, choose
 from rewarm.vocab.count import Counts
-from rewarm.vocab.extension import Extension, NewToken, json_bytes
+from rewarm.vocab.extension import Extension, NewToken, json_bytes, list_special
 from rewarm.vocab.gate import Finding
 from rewarm.vocab.gate_bpe import coarsening, old_formats, old_merges, reachable
 from rewarm.vocab.letters import LETTER_OF_BYTE, to_bytes, to_letters
@@ -116,9 +116,9 @@ class ByteBpe:
         return choose(problem, base, cfg, planned_tokens, tuning, self, build)
 
     def spec(self, base: ByteBase, extension: Extension) -> dict[str, Any]:
-        more = {to_letters(token.surface): token.id for token in extension.tokens}
+        more = {to_letters(token.surface): token.id for token in extension.pieces}
         name = {i: text for text, i in base.vocab.items()} | {i: text for text, i in more.items()}
-        return extended_model(base, more, [(name[left], name[right]) for left, right in extension.merges])
+        return list_special(extended_model(base, more, [(name[left], name[right]) for left, right in extension.merges]), extension)
 
     def files(self, base: ByteBase, extension: Extension) -> dict[str, bytes]:
         """tokenizer.json, and vocab.json with merges.txt where the base has them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRe
     except UserError as error:
         return [Finding(9, "reload", False, example=error.render())]
     lines = [*fuzz(texts, base, cfg.seed, FUZZED), *texts.target, *texts.protected]
-    findings = [_old_ids(base, new)]
+    findings = [_old_ids(base, new, cfg.special_tokens)]
     if new.kind == base.kind:
         findings += kind_named(base.kind).checks(base, new, lines, cfg)
     else:
@@ -67,8 +68,8 @@ def check_tokenizer(base: Base, new_folder: Path, texts: GateTexts, cfg: VocabRe
 
 
 def new_pieces(base: Base, new: Base) -> dict[str, int]:
-    """Piece -> id of what the base has no id for."""
-    old_ids = set(base.vocab.values()) | base.special_ids
+    """Piece -> id of what the base has no id for, control tokens left out."""
+    old_ids = set(base.vocab.values()) | base.special_ids | new.special_ids
     return {text: i for text, i in new.vocab.items() if i not in old_ids}
 
 
@@ -77,12 +78,17 @@ def allowed_share(base: Base, cfg: VocabRecipe) -> float:
     return kind_named(base.kind).changed_lines if cfg.max_changed_lines == "auto" else cfg.max_changed_lines
 
 
-def _old_ids(base: Base, new: Base) -> Finding:
-    """1: every old (token, id) pair is there when the library has loaded the file, and the added tokens are the same, flags and order."""
+def _old_ids(base: Base, new: Base, special: Sequence[str]) -> Finding:
+    """1: every old (token, id) pair is there when the library has loaded the file, and the added tokens are the same, flags and order.
+
+    special: control tokens that were asked for and come behind the old ones.
+    """
     loaded = new.tokenizer.get_vocab(with_added_tokens=True)
     moved = [(t, i, loaded.get(t)) for t, i in base.tokenizer.get_vocab(with_added_tokens=True).items() if loaded.get(t) != i]
     before = [{k: t.get(k) for k in _FLAGS} for t in base.added]
     after = [{k: t.get(k) for k in _FLAGS} for t in new.added]
+    if special and [(t["content"], t["special"]) for t in after[-len(special) :]] == [(text, True) for text in special]:
+        after = after[: -len(special)]
     example = ""
     if moved:
         text, i, now = moved[0]

@@ -14,7 +14,7 @@ from rewarm.vocab.base import encode_ids, holds
 from rewarm.vocab.gate import Finding, new_pieces
 from rewarm.vocab.gate_bpe import COMPARED
 from rewarm.vocab.sp_base import SpBase
-from rewarm.vocab.sp_model import NORMAL, UNUSED, id_offset
+from rewarm.vocab.sp_model import CONTROL, NORMAL, UNUSED, id_offset
 from rewarm.vocab.sp_pieces import MARK
 from rewarm.vocab.sp_rebuild import rebuilt_model
 
@@ -78,7 +78,10 @@ def _structure(base: SpBase, new: SpBase) -> str:
         return f"old piece {i}, `{old[i].text}`, is not what it was"
     offset = id_offset(old, base.vocab)
     fresh = new_pieces(base, new)
-    added = [(i, piece) for i, piece in enumerate(now) if i >= len(old) and piece.type != UNUSED]
+    control = {t["content"] for t in new.added if t["id"] not in base.special_ids}
+    added = [(i, piece) for i, piece in enumerate(now) if i >= len(old) and piece.type != UNUSED and piece.text not in control]
+    if missing := control - {piece.text for piece in now if piece.type == CONTROL}:
+        return f"the control token `{min(missing)}` is missing"
     places = {piece.text: i + offset for i, piece in added}
     if places != fresh:
         odd = sorted(set(places.items()) ^ set(fresh.items()))

@@ -88,7 +88,7 @@ def token_parts(base: Base, extension: Extension) -> list[tuple[int, ...]]:
     named = (base.vocab.get(model.get("unk_token") or ""), model.get("unk_id"))
     unknown = base.special_ids | {i for i in named if i is not None}
     parts = [tuple(p for p in token.parts if p not in unknown) for token in extension.tokens]
-    bare = {k: letters for k, t in enumerate(extension.tokens) if not parts[k] and (letters := _without_marks(t.surface))}
+    bare = {k: letters for k, t in enumerate(extension.tokens) if not (parts[k] or t.special) and (letters := _without_marks(t.surface))}
     for k, found in zip(bare, base.decompose(bare.values())):
         parts[k] = tuple(p for p in found if p not in unknown)
     return parts

@@ -61,6 +61,8 @@ class VocabRecipe(Section):
     words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Words that become one token each, however rare, on top of `size`. Their parts are joined two at a time, so tokens on the way come
     with them. Each is made as it stands in the target text: at a text's beginning, after a blank, or both."""
+    special_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """New control tokens, as `<|tool|>`, with the last ids. They are cut out of text before anything else; their rows start as the mean."""
     min_uses: PositiveInt | Literal["auto"] = "auto"
     """Least expected uses of a new token in the planned training (without a plan: in the counted text); the rarer tail is cut.
     `auto`: one in 100,000 planned tokens, at least 2, at most 200; a size that is given in numbers is then not cut."""

@@ -16,7 +16,7 @@ from rewarm.vocab.base import bare_model, check_ids, load_tokenizer, model_rows,
 from rewarm.vocab.choose import Choice, choose
 from rewarm.vocab.count import Counts
 from rewarm.vocab.coverage import NO_PAIR, missing_characters
-from rewarm.vocab.extension import Extension, NewToken, json_bytes
+from rewarm.vocab.extension import Extension, NewToken, json_bytes, list_special
 from rewarm.vocab.gate import Finding
 from rewarm.vocab.gate_bpe import coarsening, old_merges, reachable
 from rewarm.vocab.gate_sp import findings_of, joins_as_the_model, model_file_agrees
@@ -25,7 +25,7 @@ from rewarm.vocab.problem import PROTECTED, pose
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.rules import Guard
 from rewarm.vocab.sp_base import SpBase, spec_of_model
-from rewarm.vocab.sp_model import MODEL_FILES, UNUSED, Piece, falling_scores, id_offset
+from rewarm.vocab.sp_model import CONTROL, MODEL_FILES, UNUSED, Piece, falling_scores, id_offset
 from rewarm.vocab.sp_pieces import MARK
 from rewarm.vocab.sp_rebuild import rebuilt_model
 
@@ -43,11 +43,11 @@ def extension_of(base: SpBase, merges: Merges, characters: Sequence[str], with_m
     return Extension(base.next_id, tuple(tokens), tuple(pairs), with_model_file)
 
 
-def extended_model_file(base: SpBase, new: dict[str, int]) -> bytes:
+def extended_model_file(base: SpBase, new: dict[str, int], special: Sequence[str] = ()) -> bytes:
     """The base's `.model`, or the one rebuilt for it, with these pieces, whose scores fall strictly.
 
     A SentencePiece id is a place in the file, so places that no piece has up to the first new id are filled with UNUSED ones. Such a place
-    belongs to an added token and bears its text, where no piece has it.
+    belongs to an added token and bears its text, where no piece has it. special: control tokens, behind the pieces.
     """
     model = base.sp_model or rebuilt_model(base)
     old = model.pieces
@@ -61,7 +61,8 @@ def extended_model_file(base: SpBase, new: dict[str, int]) -> bytes:
         text = text if text and text not in taken else f"<gap-{i}>"
         taken.add(text)
         gaps.append(Piece(text, 0.0, UNUSED))
-    return model.extended([*gaps, *(Piece(text, score) for text, score in zip(new, scores))])
+    pieces = [Piece(text, score) for text, score in zip(new, scores)]
+    return model.extended([*gaps, *pieces, *(Piece(text, 0.0, CONTROL) for text in special)])
 
 
 class SentencePieceBpe:
@@ -109,17 +110,19 @@ class SentencePieceBpe:
         return replace(base, spec=spec, tokenizer=bare_model(spec))
 
     def spec(self, base: SpBase, extension: Extension) -> dict[str, Any]:
-        return base.spec_with(self._pieces(base, extension))
+        return list_special(base.spec_with(self._pieces(base, extension)), extension)
 
     def _pieces(self, base: SpBase, extension: Extension) -> dict[str, int]:
-        return {base.written(token.surface): token.id for token in extension.tokens}
+        return {base.written(token.surface): token.id for token in extension.pieces}
 
     def files(self, base: SpBase, extension: Extension) -> dict[str, bytes]:
         """tokenizer.json, and the `.model` where the base has one or it is asked for."""
         new = self._pieces(base, extension)
-        files = {"tokenizer.json": json_bytes(base.spec_with(new), base.indent)}
+        files = {"tokenizer.json": json_bytes(self.spec(base, extension), base.indent)}
         if new and (base.model_file or extension.with_model_file):
-            files[base.model_file.name if base.model_file else MODEL_FILES[0]] = extended_model_file(base, new)
+            files[base.model_file.name if base.model_file else MODEL_FILES[0]] = extended_model_file(
+                base, new, [token.surface.decode() for token in extension.special]
+            )
         return files
 
     def checks(self, base: SpBase, new: SpBase, lines: Sequence[str], cfg: VocabRecipe) -> list[Finding]:

@@ -8,7 +8,7 @@ whoever finds it finds all of it.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,13 @@ def survey(
     if cfg.balance == "parity" and not isinstance(base, BpeBase):
         fix = "choose `equal`, `proportional` or a weight for each language"
         raise UserError(f"`parity` follows merges, and a {base.kind} tokenizer has none", where="vocab.balance", fix=fix)
+    if cfg.special_tokens and not isinstance(base, BpeBase):
+        raise UserError(
+            f"not offered for {base.kind} tokenizers", where="vocab.special_tokens", fix="add them with the trainer's own means"
+        )
+    known = base.tokenizer.get_vocab(with_added_tokens=True)
+    if there := [text for text in cfg.special_tokens if text in known]:
+        raise UserError(f"`{there[0]}` is a token of the base already", where="vocab.special_tokens", fix="leave it out")
     texts = _sample(cfg, targets, protect, reporter)
     for name in sorted(targets):
         if warning := decomposed(name, texts[f"target:{name}"].counted, base):
@@ -136,6 +143,7 @@ def survey(
         reporter.warn(warning)
     tuning = compared_lines(texts[PROTECTED].tuning) if PROTECTED in texts else []
     choice = kind_named(base.kind).extend(base, counts, sorted(targets), cfg, planned_tokens, tuning)
+    choice = replace(choice, extension=choice.extension.with_special(cfg.special_tokens))
     for reason in choice.reasons:
         reporter.say(f"  {reason}")
     return texts, counts, choice
@@ -299,7 +307,7 @@ def _write(
     uses = _uses(kind.spec(base, extension), extension, counts, sorted(choice.weights))
     protected = next((f.value for f in findings if f.number == 4), None)
     facts = {
-        "extended": True, "kind": base.kind, "new_tokens": choice.learnt, "repaired_bytes": len(extension.tokens) - choice.learnt,
+        "extended": True, "kind": base.kind, "new_tokens": choice.learnt, "repaired_bytes": len(extension.pieces) - choice.learnt,
         "first_new_id": extension.first_new_id, "true_vocab": extension.true_vocab, "rows": rows, "tied": tensors.tied,
         "bytes_per_token": {name: {k: row[k]["bytes_per_token"] for k in ("before", "after")} for name, row in table.items()},
         "gain": round(choice.curve.gain(choice.learnt), 4), "size_reasons": list(choice.reasons), "protected": protected,
