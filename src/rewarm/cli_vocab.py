@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -99,3 +99,26 @@ def vocab_check(
     )
     if not sound:
         raise typer.Exit(1)
+
+
+@vocab_app.command("train")
+def vocab_train(
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="file, or language=file: languages are then weighed alike; may be repeated")
+    ] = None,
+    kind: Annotated[
+        Literal["bpe", "sp_bpe", "unigram", "wordpiece"],
+        typer.Option("--kind", help="byte-level BPE, SentencePiece BPE or Unigram with byte fallback, or WordPiece (cased)"),
+    ] = "bpe",
+    size: Annotated[int, typer.Option("--size", help="tokens, control tokens included")] = 32_000,
+    balance: Annotated[
+        Literal["equal", "proportional"], typer.Option("--balance", help="several languages: all alike, or by their amount of text")
+    ] = "equal",
+    max_mb: Annotated[float, typer.Option("--max-mb", help="megabytes of each language that are counted; chosen by a hash")] = 500.0,
+    out: Out = None,
+) -> None:
+    """A new tokenizer for a model that is trained from nothing. It can be extended later like any other."""
+    from rewarm.console import Console
+    from rewarm.training import train_command
+
+    train_command(kind, text or [], size, balance, max_mb, named_path(out), Console())

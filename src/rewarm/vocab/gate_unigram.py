@@ -36,7 +36,7 @@ def old_scores(base: UnigramBase, new: UnigramBase) -> Finding:
     example = next(
         (f"piece {i}, `{a[0]}` {a[1]}, became `{b[0]}` {b[1]}" for i, (a, b) in enumerate(zip(old, now)) if list(a) != list(b)), ""
     )
-    low, high = float(base.ordinary.min()), float(base.ordinary.max())
+    low, high = base.bounds
     outside = [(p, s) for p, s in new.listed[len(old) :] if not low <= s <= high]
     if not example and outside:
         example = f"the score of `{outside[0][0]}`, {outside[0][1]}, is not between {low} and {high}: it moves what unknown characters cost"

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rewarm.errors import UserError
@@ -173,7 +172,7 @@ def choose_pruned(
         reasons.append(f"parts of the target text that cannot be written: {lost:,} with the base, {now:,} with the new tokens")
     extension = build(kept)
     learnt = kept.uses[~kept.pool.fixed]
-    fewest = float(learnt.min(initial=np.iinfo(np.int64).max)) / task.unit
+    fewest = float(learnt.min() if len(learnt) else least) / task.unit  # characters are only added if they stand twice
     weights = {name: task.weights[f"target:{name}"] for name in task.languages}
     return Choice(extension, len(extension.tokens), fewest, kept.refused, weights, curve, advice, tuple(reasons), uses, measured)
 
@@ -224,11 +223,3 @@ def _keep_old_text(
         measured,
         f"{size:,}: more would change over {limit:,} of {len(tuning):,} protected lines ({first:,} with {asked:,}); {_FIX}",
     )
-
-
-def text_bounds(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """The lowest and highest of these scores, as far as a float32 can hold them without leaving their range."""
-    low, high = np.float32(scores.min()), np.float32(scores.max())
-    low = np.nextafter(low, np.float32(np.inf)) if float(low) < scores.min() else low
-    high = np.nextafter(high, np.float32(-np.inf)) if float(high) > scores.max() else high
-    return float(low), float(high)

@@ -28,7 +28,7 @@ from rewarm.vocab.coverage import COVERED, missing_characters
 from rewarm.vocab.extension import Extension, NewToken, json_bytes
 from rewarm.vocab.gate import Finding
 from rewarm.vocab.gate_unigram import files_agree, findings_of, old_scores, old_text, reachable
-from rewarm.vocab.ladder import Task, choose_pruned, insisted, task_of, text_bounds
+from rewarm.vocab.ladder import Task, choose_pruned, insisted, task_of
 from rewarm.vocab.prune import Coder, Encode, Kept, Pool
 from rewarm.vocab.recipe import VocabRecipe
 from rewarm.vocab.sp_model import UNUSED, Piece, id_offset, parse_sp_model
@@ -36,6 +36,8 @@ from rewarm.vocab.sp_pieces import PieceBase
 
 CANDIDATES = 2.5
 """Candidates for each new token that is asked for."""
+LOWEST = -30.0
+"""Score of a piece that is never used, where no old score says what is low: one in 10^13 tokens."""
 THREADS = 4
 """Of SentencePiece's training. Its sums of floats depend on their number, so it is the same on every machine."""
 
@@ -61,6 +63,16 @@ class UnigramBase(PieceBase):
         apart = self.special_ids | {self.vocab[p] for p in self.byte_pieces} | {self.spec["model"].get("unk_id")}
         return np.array([score for i, (_, score) in enumerate(self.listed) if i not in apart], dtype=np.float64)
 
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and highest of these scores, as far as a float32 holds them within their range; wide ones if there are no pieces."""
+        if not len(self.ordinary):
+            return LOWEST, 0.0
+        low, high = np.float32(self.ordinary.min()), np.float32(self.ordinary.max())
+        low = np.nextafter(low, np.float32(np.inf)) if float(low) < self.ordinary.min() else low
+        high = np.nextafter(high, np.float32(-np.inf)) if float(high) > self.ordinary.max() else high
+        return float(low), float(high)
+
     def spec_with(self, pieces: Iterable[tuple[str, float]]) -> dict[str, Any]:
         """tokenizer.json with these pieces behind the old ones.
 
@@ -70,7 +82,7 @@ class UnigramBase(PieceBase):
         vocab = [*self.listed]
         names = {t["id"]: t["content"] for t in self.added}
         if pieces:
-            vocab += [[names.get(i, f"<gap-{i}>"), float(self.ordinary.min())] for i in range(len(vocab), self.next_id)]
+            vocab += [[names.get(i, f"<gap-{i}>"), self.bounds[0]] for i in range(len(vocab), self.next_id)]
         return {**self.spec, "model": {**self.spec["model"], "vocab": [*vocab, *([p, s] for p, s in pieces)]}}
 
 
@@ -98,7 +110,7 @@ def trained_pieces(words: Sequence[str], counts: Sequence[int], size: int, longe
 
 def pool_of(base: UnigramBase, task: Task, cfg: VocabRecipe) -> Pool:
     """Missing characters, `vocab.words`, then the pieces that SentencePiece's training finds in the target text and the base lacks."""
-    low, high = text_bounds(base.ordinary)
+    low, high = base.bounds
     characters = missing_characters(task.counts, base.vocab, task.weights, task.protect, task.refusal, task.guard(cfg.tau))
     words = [w for w in insisted(task, base, cfg) if w not in base.vocab and w not in characters]
     fixed = [*characters, *words]

@@ -93,9 +93,16 @@ class WordPieceBase(Base):
         return out
 
     def refusal(self, rules: Rules) -> Refusal:
-        """The rules of all kinds, but that a piece may stand inside an added token's text: here that text is never cut into pieces."""
+        """The rules of all kinds, but that a piece may stand inside an added token's text, which is never cut into pieces here, and that a
+        single digit may be added: where it lacks, the whole number is [UNK]."""
         plain, added = refusal_of(rules, []), {t["content"].encode() for t in self.added}
-        return lambda surface: "added token" if surface.removeprefix(b" ") in added else plain(surface)
+
+        def refusal(surface: bytes) -> str | None:
+            text = surface.decode().removeprefix(" ")
+            reason = "added token" if text.encode() in added else plain(surface)
+            return None if reason == "digits" and len(text) == 1 else reason
+
+        return refusal
 
     def grammar(self) -> Grammar:
         apart = self.special_ids | {self.unknown}
