@@ -30,7 +30,7 @@ from rewarm.progress import Silent
 from rewarm.recipe import Loaded, load_recipe
 
 CPU = {
-    "demo": ["train.max_minutes=null", "train.tokens=40_960"],
+    "demo": ["train.max_minutes=null", "train.tokens=20_480"],
     "demo, fp32, one row at once": ["train.max_minutes=null", "train.tokens=20_480", "train.precision=fp32", "train.micro_rows=1"],
     "demo, distilled": ["train.max_minutes=null", "train.tokens=20_480", "keep.methods=[distill]"],
 }
