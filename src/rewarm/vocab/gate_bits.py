@@ -42,8 +42,11 @@ Ids = NDArray[np.int32]
 
 def check_bits(base: Base, new_folder: Path, lines: list[str], first_new_id: int, cfg: VocabRecipe) -> list[Finding]:
     """Both invariants on `lines` of protected text; none where the recipe or the model's size says so, or where there is no such text."""
+    other = _not_causal(base.folder)
+    if other and lines and cfg.check_bits:
+        return [Finding(14, _NAME, True, f"not judged: {other} is no causal language model")]
     parameters = sum(math.prod(entry.shape) for entry in open_weights(base.folder).entries.values())
-    if not lines or cfg.check_bits is False or (cfg.check_bits == "auto" and parameters > SMALL_MODEL):
+    if other or not lines or cfg.check_bits is False or (cfg.check_bits == "auto" and parameters > SMALL_MODEL):
         return []
     some = sample_lines(lines, int(4 * min(MOST_TOKENS, max(LEAST_TOKENS, WORK / parameters))))
     prefix = _prefix(base.folder)
@@ -64,6 +67,14 @@ def check_bits(base: Base, new_folder: Path, lines: list[str], first_new_id: int
     example = f"{before.bits / before.bytes:.4f} with the base, {after.bits / after.bytes:.4f} with the new rows, on {before.bytes:,} bytes"
     fix = "choose another vocab.init or fewer new tokens, or set vocab.check_bits: false"
     return [same, Finding(14, _NAME, cost <= BITS_LIMIT, round(cost, 5), BITS_LIMIT, example, fix)]
+
+
+def _not_causal(folder: Path) -> str:
+    """The architecture's name, if it is an encoder, or an encoder with a decoder; empty for models that predict from left to right."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = str((config.get("architectures") or [""])[0])
+    causal = name.endswith(("CausalLM", "LMHeadModel")) or not name.endswith(("MaskedLM", "PreTraining", "Model"))
+    return "" if causal and not config.get("is_encoder_decoder") else name
 
 
 @dataclass(frozen=True)
