@@ -22,19 +22,18 @@ _PROBE_BYTES = 200_000
 
 def decomposed(language: str, pieces: Sequence[str], base: Base) -> str | None:
     """A warning if more than NFD_SHARE of the lines have letters and marks apart and the base does not compose them by itself."""
-    lines = odd = size = 0
+    suspects = [piece for piece in pieces if not unicodedata.is_normalized("NFC", piece)]
+    if not suspects:
+        return None
+    lines = sum(1 for _ in lines_of(pieces))
+    odd = size = 0
     probe: list[str] = []
-    for piece in pieces:
-        if unicodedata.is_normalized("NFC", piece):
-            lines += sum(1 for _ in lines_of([piece]))
-            continue
-        for line in lines_of([piece]):
-            lines += 1
-            if not unicodedata.is_normalized("NFC", line):
-                odd += 1
-                if size < _PROBE_BYTES:
-                    probe.append(line)
-                    size += len(line.encode(errors="surrogatepass"))
+    for line in lines_of(suspects):
+        if not unicodedata.is_normalized("NFC", line):
+            odd += 1
+            if size < _PROBE_BYTES:
+                probe.append(line)
+                size += len(line.encode(errors="surrogatepass"))
     if odd <= NFD_SHARE * lines:
         return None
     apart, composed = (sum(map(len, encode_ids(base.tokenizer, t))) for t in (probe, [unicodedata.normalize("NFC", p) for p in probe]))

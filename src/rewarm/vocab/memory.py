@@ -16,9 +16,9 @@ from rewarm.vocab.base import Base, encode_ids
 from rewarm.vocab.text import lines_of
 
 SAMPLE_BYTES = 200_000
-PROGRAM, PER_BYTE, PER_WORD, PER_WORD_AND_GROUP, PER_TOKEN = 220e6, 3.0, 350, 8, 80
+PROGRAM, PER_BYTE, PER_WORD, PER_WORD_AND_GROUP, PER_TOKEN = 240e6, 3.5, 380, 8, 90
 """Bytes of peak memory: for program and base, a byte of text, a different word, its count in one group, a token of a different word.
-Fitted to runs over 69 MB of Vietnamese and English (0.56 GB) and 92 MB with Chinese, Japanese and Korean (1.5 GB)."""
+Fitted to runs over 69 MB of Vietnamese and English (0.68 GB) and 92 MB with Chinese, Japanese and Korean (1.7 GB)."""
 
 
 @dataclass(frozen=True)
