@@ -102,7 +102,7 @@ def test_wordpiece_pruning_is_the_plain_loop(data: st.DataObject) -> None:
 
 
 def test_a_word_that_candidates_made_unknown_stays_in_view() -> None:
-    """c, ##bca write `cbca`; with the candidate cb it is unknown, as nothing continues with c. Once cb is dropped it is two tokens again."""
+    """c, ##bca write `cbca`; with the candidate cb it is unknown, as nothing continues with c, until cb is dropped."""
     texts = Texts(["cbca", "cba"], np.array([5, 5]), np.array([0, 50]))
     kept = prune(texts, Pool(("cb",), np.array([False]), None), 5, Guard.of(0.0, 10, 10), 2, CODERS["wordpiece"])
     assert kept.pool.pieces == () and kept.tokens == 5 * 2 + 5 * 3
