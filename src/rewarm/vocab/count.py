@@ -1,6 +1,6 @@
 """How often each pre-token stands in each text: all that merging needs to know of the text.
 
-A line that repeats is counted at most `repeat_cap` times, so unique lines are tokenised once. Pre-tokens are cut at 64 characters (only
+A line that repeats is counted at most `repeat_cap` times, so unique lines are cut once. Pre-tokens are cut at 64 characters (only
 runs of CJK text without spaces get that long) and at bytes the base has no token for. Lines are taken one by one: handing the library a
 whole file is three times slower, since its cost grows faster than the text.
 """
@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from rewarm.signals import check_stop
 from rewarm.vocab.base import Base, encode_ids, open_base
 from rewarm.vocab.cache import Cache, array_to_texts, key_of, texts_to_array
 from rewarm.vocab.pairs import Words
+from rewarm.vocab.quick_words import Cut, checked_cut, newer_letters, quick_cut, spelt
 from rewarm.vocab.text import lines_of
 
 LONGEST_WORD = 64
@@ -87,7 +88,8 @@ def count(texts: dict[str, tuple[list[str], int | None]], base: Base, workers: i
     lines = {name: _capped_lines(pieces, cap) for name, (pieces, cap) in texts.items()}
     sizes = np.array([sum(len(line.encode()) * n for line, n in lines[name].items()) for name in groups], dtype=np.int64)
     workers = workers or (len(os.sched_getaffinity(0)) if sizes.sum() > POOL_BYTES else 1)
-    totals = _count_here(lines, base) if workers == 1 else _count_in_processes(lines, base, workers)
+    quick = checked_cut(base, lines.values()) is not None
+    totals = _count_here(lines, base, quick) if workers == 1 else _count_in_processes(lines, base, workers, quick)
     cut = {name: _cut_words(words, base) for name, words in totals.items()}
     words = sorted(set().union(*cut.values()))
     index = {word: i for i, word in enumerate(words)}
@@ -103,45 +105,60 @@ def _capped_lines(pieces: Iterable[str], cap: int | None) -> dict[str, int]:
     return {line: n if cap is None else min(n, cap) for line, n in lines.items()}
 
 
-def _count_lines(lines: Iterable[tuple[str, int]], base: Base) -> Counter[str]:
+def _count_lines(lines: Collection[tuple[str, int]], base: Base, cut: Cut | None) -> Counter[str]:
+    """Words of these lines, each times its number. cut: see `quick_words.py`; what it cannot cut is cut by the base.
+
+    lines: is gone through twice where they hold letters that the quick way may not know.
+    """
     words: Counter[str] = Counter()
+    plain: Counter[str] = Counter()
     for line, times in lines:
-        pretokens = base.pretokens(line)
+        found = cut(line) if cut else None
+        table = words if found is None else plain
+        found = base.pretokens(line) if found is None else found
         if times == 1:
-            words.update(pretokens)
+            table.update(found)
         else:
-            for word in pretokens:
-                words[word] += times
+            for word in found:
+                table[word] += times
+    if newer := newer_letters(plain):
+        with_newer = [item for item in lines if not newer.isdisjoint(item[0])]
+        without = [item for item in lines if newer.isdisjoint(item[0])]
+        return _count_lines(without, base, cut) + _count_lines(with_newer, base, None)
+    for word, n in plain.items():
+        words[spelt(word)] += n
     return words
 
 
-def _count_here(lines: dict[str, dict[str, int]], base: Base) -> dict[str, Counter[str]]:
+def _count_here(lines: dict[str, dict[str, int]], base: Base, quick: bool) -> dict[str, Counter[str]]:
+    cut = quick_cut(base) if quick else None
     out: dict[str, Counter[str]] = {}
     for name, table in lines.items():
         check_stop()
-        out[name] = _count_lines(table.items(), base)
+        out[name] = _count_lines(table.items(), base, cut)
     return out
 
 
-_worker_base: list[Base] = []
+_worker: list[tuple[Base, Cut | None]] = []
 
 
-def _start_worker(folder: Path) -> None:
-    _worker_base.append(open_base(folder))
+def _start_worker(folder: Path, quick: bool) -> None:
+    base = open_base(folder)
+    _worker.append((base, quick_cut(base) if quick else None))
 
 
 def _work(task: tuple[str, list[tuple[str, int]]]) -> tuple[str, Counter[str]]:
-    return task[0], _count_lines(task[1], _worker_base[0])
+    return task[0], _count_lines(task[1], *_worker[0])
 
 
-def _count_in_processes(lines: dict[str, dict[str, int]], base: Base, workers: int) -> dict[str, Counter[str]]:
+def _count_in_processes(lines: dict[str, dict[str, int]], base: Base, workers: int, quick: bool) -> dict[str, Counter[str]]:
     tasks = []
     for name, table in lines.items():
         items = list(table.items())
         tasks += [(name, items[i : i + 20_000]) for i in range(0, len(items), 20_000)]
     out: dict[str, Counter[str]] = {name: Counter() for name in lines}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(base.folder,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(base.folder, quick)) as pool:
         for name, words in pool.map(_work, tasks):
             check_stop()
             out[name].update(words)
