@@ -72,18 +72,24 @@ def _unigram_spec(charsmap: bytes, vocab: list[list[Any]], unk: int, special: li
 def bert_files(lines: list[str], lowercase: bool, old_only: bool = False) -> dict[str, bytes]:
     """BERT type: tokenizer.json and vocab.txt, or (`old_only`) the latter alone."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.train_from_iterator(lines, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False))
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    vocab = tokenizer.get_vocab()
+    raw, vocab = _wordpiece(tuple(lines), tuple(special), lowercase)
     files = {"vocab.txt": "".join(f"{p}\n" for p in sorted(vocab, key=vocab.__getitem__)).encode()}
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, "tokenize_chinese_chars": True, "strip_accents": None,
               **{f"{s.strip('[]').lower()}_token": s for s in special}}  # fmt: skip
     files["tokenizer_config.json"] = _json(config)
-    return files if old_only else files | {"tokenizer.json": tokenizer.to_str(pretty=True).encode()}
+    return files if old_only else files | {"tokenizer.json": raw}
+
+
+@cache
+def _wordpiece(lines: tuple[str, ...], special: tuple[str, ...], lowercase: bool) -> tuple[bytes, dict[str, int]]:
+    """tokenizer.json and its vocabulary; kept, as the library's training gives other ids every time."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(lines, trainers.WordPieceTrainer(vocab_size=200, special_tokens=list(special), show_progress=False))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return tokenizer.to_str(pretty=True).encode(), tokenizer.get_vocab()
 
 
 def _json(value: Any) -> bytes:
@@ -135,5 +141,3 @@ def _write_model(folder: Path, kind: str, rows: int) -> None:
 def _bias(model: Any, rows: int) -> Any:
     """The output bias: random, so that a test sees whether its rows are carried over."""
     return next(p for name, p in model.named_parameters() if name.endswith("bias") and tuple(p.shape) == (rows,))
-
-

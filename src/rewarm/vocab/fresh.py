@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,8 @@ def train(kind: str, texts: Mapping[str, list[str]], size: int, balance: Literal
         groups: dict[str, tuple[list[str], int | None]] = {f"held:{name}": ([], None) for name in sorted(texts)}
         groups |= {f"target:{name}": (pieces, cfg.rules.repeat_cap) for name, pieces in sorted(texts.items())}
         counts = count(groups, base)
-        choice = kind_named(base.kind).extend(base, counts, sorted(texts), cfg, None, [])
+        open_to_all = replace(base, spec={**base.spec, "added_tokens": []})  # or `end` and `of`, parts of <|endoftext|>, were no tokens
+        choice = kind_named(base.kind).extend(open_to_all, counts, sorted(texts), cfg, None, [])
 
         def written() -> dict[str, bytes]:
             files = kind_named(base.kind).files(base, choice.extension)
@@ -88,7 +89,7 @@ def train(kind: str, texts: Mapping[str, list[str]], size: int, balance: Literal
             (new / name).write_bytes(content)
         lines = [line.strip("\n") for _, pieces in sorted(texts.items()) for line in lines_of(pieces) if line.strip()]
         lines = lines[:: max(1, len(lines) // GATE_LINES)]
-        findings = [f for f in check_tokenizer(base, new, GateTexts(lines, []), cfg, choice.fewest_uses) if f.number not in (1, 2, 3, 10)]
+        findings = [f for f in check_tokenizer(base, new, GateTexts(lines, []), cfg, choice.fewest_uses) if f.number in (5, 6, 7, 8, 9)]
         tokenizer = Tokenizer.from_file(str(new / "tokenizer.json"))
         if base.kind != "wordpiece":
             findings.append(_lossless(tokenizer, base))
