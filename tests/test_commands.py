@@ -583,18 +583,6 @@ def test_less_text_than_one_row_is_said_before_training(refused, place, tmp_path
 # Models that are wrong
 
 
-def spoil_wordpiece(base: Path) -> None:
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.WordPiece(vocab={"[UNK]": 0, END: 1, "a": 2}, unk_token="[UNK]")).save(str(base / "tokenizer.json"))
-
-
-def spoil_unigram(base: Path) -> None:
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.Unigram([("<unk>", 0.0), (END, -1.0), ("a", -2.0)], unk_id=0)).save(str(base / "tokenizer.json"))
-
-
 def spoil_config(base: Path) -> None:
     (base / "config.json").write_text((base / "config.json").read_text().replace('"model_type": "llama"', '"model_type": "my_llama"'))
 
@@ -605,8 +593,6 @@ SUPPORTED = "supported: byte-level BPE"
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (spoil_wordpiece, ["the tokenizer is WordPiece", SUPPORTED, "vocab.extend: false"]),
-        (spoil_unigram, ["the tokenizer is Unigram", SUPPORTED, "vocab.extend: false"]),
         (spoil_config, ["model type `my_llama`"]),
         (lambda base: (base / "tokenizer.json").unlink(), ["there is no tokenizer.json", "save_pretrained"]),
         (lambda base: (base / "tokenizer.json").write_text("{"), ["tokenizer.json", "cannot read this file"]),

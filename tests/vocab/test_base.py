@@ -18,8 +18,6 @@ from .conftest import gpt2_spec
 CLIP = {"type": "BPE", "vocab": {"<unk>": 0, "a</w>": 1}, "merges": [], "end_of_word_suffix": "</w>", "unk_token": "<unk>"}
 OTHERS: dict[str, dict[str, Any]] = {
     "marks inside words": {"model": CLIP, "pre_tokenizer": {"type": "Whitespace"}},
-    "Unigram": {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}},
-    "WordPiece": {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}},
     "WordLevel": {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}},
 }
 

@@ -164,8 +164,8 @@ def test_shared_documents_and_empty_targets_are_errors(bases: dict[str, Path], t
 def test_another_kind_of_tokenizer_writes_nothing(tmp_path: Path, texts: dict[str, Path]) -> None:
     """The error names the kind; a folder would look like a start."""
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": []}}))
-    with pytest.raises(UserError, match="Unigram"):
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordLevel", "vocab": {}}}))
+    with pytest.raises(UserError, match="WordLevel"):
         extend(tmp_path / "base", {"vi": [texts["target"]]}, [texts["protect"]], tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
