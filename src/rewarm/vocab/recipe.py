@@ -54,8 +54,9 @@ class VocabRecipe(Section):
     to the pairs. For Vietnamese it costs 0.8 % bytes a token; 0.4 % of an English encyclopaedia's paragraphs then change, not 3.5 %."""
     max_changed_lines: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
     """Share of protected lines, set aside before counting, whose tokens may change (they get fewer and longer ones). An automatic size
-    shrinks to keep it. `auto`: what the kind of tokenizer can hold, 0.002 for byte-level BPE, 0.015 for SentencePiece BPE. A line of more
-    than 200 characters counts as its sentences, so that the share does not depend on how text is cut into paragraphs."""
+    shrinks to keep it. `auto`: what the kind of tokenizer can hold, 0.002 for byte-level BPE, 0.015 for SentencePiece BPE, 0.01 for Unigram
+    and WordPiece. A line of more than 200 characters counts as its sentences, so that the share does not depend on how text is cut into
+    paragraphs."""
     rules: Rules = Rules()
     """What a new token may look like."""
     words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
