@@ -90,7 +90,7 @@ def test_the_longest_language_is_served_until_it_is_no_longer_the_longest() -> N
     assert merges.left.tolist() == [2, 0, 4] and merges.right.tolist() == [3, 1, 2], "27 > 20, then 20 > 18, then 18 > 10"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(problem=problems(), k=st.integers(0, 8))
 def test_a_small_extension_is_the_beginning_of_a_large_one(problem: tuple[Words, Grammar], k: int) -> None:
     """The size is chosen after the merging, by cutting: that must be the same as asking for the size."""

@@ -81,7 +81,7 @@ class Merges:
 
     def cut(self, k: int) -> Merges:
         """The extension of size k: the same as if it had been asked for, since merges are appended in order."""
-        if k >= self.new:
+        if k > self.new:
             return self
         m = int(np.argmax(self.id == self.first_id + k - 1)) + 1 if k else 0
         refused = {reason: when[when < m] for reason, when in self.refused.items()}
