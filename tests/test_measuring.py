@@ -132,3 +132,20 @@ def test_new_tokens_make_the_planned_run_shorter(recipe):
     assert plan.longer.new == 60 and plan.longer.shorter < 0.8 and quick.longer.new == 0
     assert plan.lengths.planned_tokens == pytest.approx(quick.lengths.planned_tokens * plan.longer.shorter, rel=0.05)
     assert any("will need fewer" in note for note in quick.notes) and not any("will need fewer" in note for note in plan.notes)
+
+
+def test_rows_as_long_as_the_asked_context_are_not_warned_of(recipe):
+    """`model.rope` gives the model these positions, so that the base has fewer is no news."""
+    from rewarm.console import Console
+    from rewarm.plan import plan_recipe
+
+    root = recipe.loaded.root
+    Path(root / "a.txt").write_text("\n\n".join(documents(VIETNAMESE, 80_000, 4)))
+    Path(root / "b.txt").write_text("\n\n".join(documents(ENGLISH, 80_000, 5)))
+    long = ["tokens.row_tokens=512", "train.step_tokens=1024"]
+    plain, longer, short = (
+        plan_recipe(load_recipe(root / "recipe.yaml", [*long, *more]), Console(), measured=False)
+        for more in ([], ["model.rope={context: 512, type: theta}"], ["model.rope={context: 300, type: theta}"])
+    )
+    warned = [any("rows of 512 are longer" in note for note in plan.notes) for plan in (plain, longer, short)]
+    assert warned == [True, False, True]

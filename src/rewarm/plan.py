@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,10 @@ def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> P
     repeats = check_enough(table, size.batch_rows, row, size.steps or 1, replay=replay, length_is_set=length_is_set(recipe))
     check_guard(recipe)
     lr = recipe.train.lr if recipe.train.lr != "auto" else auto_lr(base["parameters"])
-    notes = [x for x in (repeats, check_row_tokens(base["positions"], row)) if x]
+    positions, rope = base["positions"], recipe.model.rope
+    if rope is not None and not positions.learned:
+        positions = replace(positions, limit=rope.context)
+    notes = [x for x in (repeats, check_row_tokens(positions, row)) if x]
     notes += [f"source `{s.name}`: {s.wrong}{'' if s.exact else ' (as far as it was looked at)'}" for s in sources if s.wrong]
     if not old:
         notes.append("without old text nothing will show what was forgotten")
@@ -112,16 +115,22 @@ def plan_recipe(loaded: Loaded, console: Console, *, measured: bool = True) -> P
 
 
 def _folder(loaded: Loaded, scratch: Path, console: Console) -> tuple[Path, float]:
-    """(the base as a Hugging Face folder, the seconds that making it took)."""
-    recipe = loaded.recipe
-    if recipe.model.gguf is None:
-        return checked_base(recipe, loaded.root)[0], 0.0
-    from rewarm.model.gguf_base import convert_gguf
-
+    """(the base as a Hugging Face folder, the seconds that making it took). UserError if it cannot have the context of `model.rope`."""
+    recipe, folder = loaded.recipe, scratch / "base"
     begin = time.perf_counter()
-    with console.bar("reading the base", None, "tensors"):
-        convert_gguf(loaded.root / recipe.model.gguf, scratch / "base", Silent())
-    return scratch / "base", time.perf_counter() - begin
+    if recipe.model.gguf is not None:
+        from rewarm.model.gguf_base import convert_gguf
+
+        with console.bar("reading the base", None, "tensors"):
+            convert_gguf(loaded.root / recipe.model.gguf, folder, Silent())
+    else:
+        folder, _ = checked_base(recipe, loaded.root)
+    seconds = time.perf_counter() - begin
+    if recipe.model.rope is not None:
+        from rewarm.model.rope import check_rope
+
+        check_rope(folder, recipe.model.rope)
+    return folder, seconds
 
 
 def _longer(recipe: Recipe, folder: Path, sources: list[SourcePlan], scratch: Path) -> Longer:
