@@ -390,9 +390,9 @@ def test_signals_that_come_twice_and_a_second_process(house, tmp_path):
     lines = latest.parent.parent / "metrics.jsonl"
     while process.poll() is None and lines.read_text().count("\n") < stopped_at + 3:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    while process.poll() is None:  # also while it says its last word and goes
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and "Traceback" not in said, said
     newest = max(int(path.name.removeprefix("step-")) for path in latest.parent.glob("step-*") if path.suffix != ".tmp")

@@ -152,7 +152,7 @@ def doctor() -> None:
 def main() -> None:
     """The console script: runs a command and turns errors into a message and an exit code (see rewarm.errors)."""
     from rewarm import signals
-    from rewarm.errors import EXIT_FAILED, EXIT_STOPPED, Stopped, UserError
+    from rewarm.errors import EXIT_STOPPED
 
     # libgomp's threads spin while they wait for each other: beside one busy process that costs a factor of 1.6; waiting asleep costs 4 % of
     # a quiet machine (benchmarks/threads.py). Read when torch is loaded; a user's setting wins.
@@ -164,25 +164,37 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
+        code = _code_of_app(debug)
+    except KeyboardInterrupt:
+        print("rewarm: interrupted", file=sys.stderr)
+        code = EXIT_STOPPED
+    finally:
+        signals.ignore()
+    sys.exit(code)
+
+
+def _code_of_app(debug: bool) -> int:
+    """Runs the command; what it raises becomes a message and the exit code that belongs to it, unless `debug`."""
+    from rewarm.errors import EXIT_FAILED, Stopped, UserError
+
+    try:
         app()
     except UserError as error:
         if debug:
             raise
         print(f"rewarm: {error}", file=sys.stderr)
         _give_up_stdout()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Stopped as error:
         print(f"rewarm: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("rewarm: interrupted", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        return error.exit_code
     except Exception as error:
         if debug:
             raise
         print(f"rewarm: {_told(error)}", file=sys.stderr)
         _give_up_stdout()
-        sys.exit(EXIT_FAILED)
+        return EXIT_FAILED
+    return 0
 
 
 def _told(error: Exception) -> str:

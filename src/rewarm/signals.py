@@ -20,6 +20,12 @@ def install() -> None:
         signal.signal(number, _ask)
 
 
+def ignore() -> None:
+    """Lets no signal disturb the end of a process that has said its last word: torch takes a moment to go."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _ask(number: int, frame: FrameType | None) -> None:
     if _asked and number == signal.SIGINT:
         raise KeyboardInterrupt
